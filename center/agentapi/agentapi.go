@@ -1,0 +1,154 @@
+// Package agentapi is the API between an agent on a source server and the center: its paths, its
+// messages and the client the agent uses. The center serves the same types.
+//
+// All bodies are JSON. Register authenticates by an activation code in its body; every later call by
+// the agent token the registration returned, sent as `Authorization: Bearer <token>`. An agent token
+// opens nothing but these paths. Refusals carry the error body of the SMC endpoint
+// ({"RequestId","HostId","Code","Message"}).
+//
+// Nothing in this API names Temporal, NATS or the store: a source server sees the center and the
+// transition host it is told of, and it only dials out (decision 11 of the design).
+package agentapi
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Paths of the agent API, relative to the center's endpoint. Prefix is the part all of them share.
+const (
+	Prefix        = "/agent/v1"
+	PathRegister  = Prefix + "/register"  // POST RegisterRequest -> RegisterResponse
+	PathHeartbeat = Prefix + "/heartbeat" // POST HeartbeatRequest -> HeartbeatResponse
+	PathWork      = Prefix + "/work"      // GET WorkQuery -> Desired
+)
+
+// Query parameters of PathWork.
+const (
+	QueryInstance = "instance"
+	QueryHave     = "have"
+	QueryWait     = "wait"
+)
+
+// Error codes of the agent API, besides the common ones of the SMC endpoint.
+const (
+	// CodeInvalidActivationCode (403) refuses a registration: the code is unknown, expired, disabled or used up.
+	CodeInvalidActivationCode = "InvalidActivationCode"
+	// CodeInvalidAgentToken (401 or 403) refuses a later call: the center does not know the token. The source
+	// server was deleted, or the agent speaks to another center than the one it registered with.
+	CodeInvalidAgentToken = "InvalidAgentToken"
+)
+
+const (
+	// DefaultHeartbeatRate is how often an agent reports when the center names no rate (CONTRACT: Source servers).
+	DefaultHeartbeatRate = 30 * time.Second
+	// DefaultWait is how long the agent lets the center hold a request for work.
+	DefaultWait = 25 * time.Second
+	// MaxWait is the longest a request for work is held; the center caps what the agent asks for.
+	MaxWait = 60 * time.Second
+	// MaxBodyBytes bounds every body of this API, in either direction.
+	MaxBodyBytes = 1 << 20
+	// MaxSystemInfoBytes bounds Server.SystemInfo (CONTRACT: SystemInfo <= 1 KB of JSON).
+	MaxSystemInfoBytes = 1 << 10
+)
+
+// RegisterRequest makes the server a source server of the account that issued the activation code.
+//
+// The agent repeats it with the same Instance until it gets an answer. The center answers a repeated
+// Instance with the source server it made for it and a new token, so an answer lost on the way leaves no
+// second, dead source behind.
+type RegisterRequest struct {
+	Code     string `json:"code"`     // activation code, as CreateAccessToken showed it
+	Name     string `json:"name"`     // name of the source server, 2-128 characters (CONTRACT: Source servers)
+	Instance string `json:"instance"` // id of the agent process, fresh at every start
+	Server   Server `json:"server"`
+}
+
+// RegisterResponse is what the agent keeps in its state directory.
+type RegisterResponse struct {
+	SourceID             string `json:"sourceId"`
+	Token                string `json:"token"`                // bearer token of all later calls; shown this once
+	HeartbeatRateSeconds int    `json:"heartbeatRateSeconds"` // 0 means DefaultHeartbeatRate
+}
+
+// HeartbeatRequest says that the agent lives and what its server looks like now.
+type HeartbeatRequest struct {
+	Instance string `json:"instance"`
+	Server   Server `json:"server"`
+}
+
+// HeartbeatResponse tells when the next heartbeat is due.
+type HeartbeatResponse struct {
+	HeartbeatRateSeconds int `json:"heartbeatRateSeconds"` // 0 means DefaultHeartbeatRate
+}
+
+// Server describes a source server.
+type Server struct {
+	Hostname     string          `json:"hostname"`
+	Platform     string          `json:"platform"`     // distribution and version, such as "Debian 12"
+	Architecture string          `json:"architecture"` // as the kernel names it: x86_64, aarch64, i386
+	KernelLevel  string          `json:"kernelLevel"`  // release of the kernel, such as "6.1.0-18-amd64"
+	AgentVersion string          `json:"agentVersion"`
+	SystemInfo   json.RawMessage `json:"systemInfo,omitempty"` // object of at most MaxSystemInfoBytes
+	Disks        []Disk          `json:"disks"`                // by Index, the system disk first
+}
+
+// SystemInfo is what Server.SystemInfo holds when this version of the agent fills it.
+type SystemInfo struct {
+	Cores       int    `json:"cores"`
+	MemoryBytes int64  `json:"memoryBytes"`
+	OS          string `json:"os"`     // pretty name from os-release
+	Kernel      string `json:"kernel"` // kernel name and release
+	Disks       int    `json:"disks"`  // number of disks the agent serves
+}
+
+// Disk describes one disk of a source server. Disk 0 is the system disk; data disks count from 1
+// (CONTRACT: Source servers).
+type Disk struct {
+	Index     int    `json:"index"`
+	Path      string `json:"path"` // device or image file on the source server
+	SizeBytes int64  `json:"sizeBytes"`
+	UsedBytes int64  `json:"usedBytes"` // best knowledge of what the disk holds: allocated bytes, or SizeBytes
+	Parts     []Part `json:"parts"`
+}
+
+// Part describes one partition.
+type Part struct {
+	Device    string `json:"device"` // "<disk>_<n>", n from 0
+	Path      string `json:"path"`   // mount point, else the label of its file system, else empty
+	SizeBytes int64  `json:"sizeBytes"`
+	CanBlock  bool   `json:"canBlock"` // can be replicated block by block
+	Need      bool   `json:"need"`     // has to be migrated for the server to start
+}
+
+// WorkQuery asks what the agent should be doing.
+type WorkQuery struct {
+	Instance string
+	Have     int64         // generation of the last Desired received; 0 at the start of the process
+	Wait     time.Duration // how long the center may hold the request while nothing changed; 0 = answer at once
+}
+
+// Desired is the state the center wants the agent in. The agent reconciles towards it: it starts a
+// sync, keeps the one it runs, or ends it.
+type Desired struct {
+	// Generation changes, and never repeats, with every change of Work. It is at least 1: an agent that has
+	// just started has 0, and so is always told at once.
+	Generation int64 `json:"generation"`
+	Work       *Work `json:"work"` // null: nothing to do
+}
+
+// Work is one sync session to serve.
+type Work struct {
+	JobID      string `json:"jobId"`
+	Run        int64  `json:"run"`
+	HostURL    string `json:"hostUrl"` // base URL of the transition host
+	Token      string `json:"token"`   // session token, good at that host for this job only
+	Parameters Params `json:"parameters"`
+}
+
+// Params are the replication parameters of a job, defaults applied (CONTRACT: ReplicationParameters).
+type Params struct {
+	BandwidthLimit int64 `json:"bandwidthLimit"` // kbit/s, 0 = unlimited
+	CompressLevel  int   `json:"compressLevel"`  // 0-9, 0 = none
+	Checksum       bool  `json:"checksum"`
+}
