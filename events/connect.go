@@ -1,0 +1,110 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+)
+
+// Security names the files a connection authenticates with. Empty fields are not used.
+type Security struct {
+	// Credentials is a .creds file with a user's JWT and key.
+	Credentials string
+	// CA is a PEM file with the authorities that may have signed the server's certificate.
+	CA string
+	// Cert and Key are PEM files with the client's certificate and key; both or none.
+	Cert, Key string
+}
+
+// SecurityFromEnv reads NATS_CREDS, NATS_CA, NATS_CERT and NATS_KEY, the names that the nats
+// command uses too. getenv is os.Getenv outside tests.
+func SecurityFromEnv(getenv func(string) string) Security {
+	return Security{
+		Credentials: getenv("NATS_CREDS"), CA: getenv("NATS_CA"),
+		Cert: getenv("NATS_CERT"), Key: getenv("NATS_KEY"),
+	}
+}
+
+// Options gives s as options of [Connect].
+func (s Security) Options() ([]nats.Option, error) {
+	if (s.Cert == "") != (s.Key == "") {
+		return nil, errors.New("NATS client certificate: NATS_CERT and NATS_KEY go together, only one is set")
+	}
+	var opts []nats.Option
+	if s.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(s.Credentials))
+	}
+	if s.CA != "" {
+		opts = append(opts, nats.RootCAs(s.CA))
+	}
+	if s.Cert != "" {
+		opts = append(opts, nats.ClientCert(s.Cert, s.Key))
+	}
+	return opts, nil
+}
+
+// Connect opens a connection that never gives up: it also succeeds while no server answers, and
+// reconnects for ever. What is published while there is no connection fails at once rather than
+// being kept in memory: events wait in the outbox, progress is not worth keeping. url may be a list
+// separated by commas; name is shown by the server. opts come last and win.
+//
+// It fails for an address that cannot be read or a credentials file that cannot be used.
+func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn, error) {
+	log = log.With(zap.String("nats_client", name))
+	all := append([]nats.Option{
+		nats.Name(name),
+		nats.MaxReconnects(-1),
+		nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectJitter(500*time.Millisecond, 2*time.Second),
+		nats.ReconnectBufSize(-1),
+		// A server that went away without closing its connections is noticed within 20 s.
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			log.Info("connected to NATS", zap.String("url", nc.ConnectedUrlRedacted()))
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("connection to NATS lost, reconnecting", zap.Error(err))
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("reconnected to NATS", zap.String("url", nc.ConnectedUrlRedacted()))
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if sub != nil {
+				log.Error("NATS reported an error", zap.String("subject", sub.Subject), zap.Error(err))
+				return
+			}
+			log.Error("NATS reported an error", zap.Error(err))
+		}),
+	}, opts...)
+	nc, err := nats.Connect(url, all...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	return nc, nil
+}
+
+// Close drains a connection: what was received is handled and what was published is sent, then it
+// is closed. When ctx ends first, or there is no server to drain to, it is closed at once.
+func Close(ctx context.Context, nc *nats.Conn) error {
+	closed := nc.StatusChanged(nats.CLOSED)
+	defer nc.RemoveStatusListener(closed)
+	if !nc.IsConnected() || nc.Drain() != nil {
+		nc.Close()
+		return nil
+	}
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		nc.Close()
+		return fmt.Errorf("drain connection to NATS: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,167 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Stored is a message as the stream has it.
+type Stored struct {
+	// StreamSeq is its number in the stream.
+	StreamSeq uint64
+	// Sequence is its number within its resource; 0 if it does not say.
+	Sequence uint64
+	// ID is the id of the event.
+	ID string
+	// Headers are those of the message, the first value of each.
+	Headers map[string]string
+	Data    []byte
+	// Time is when the stream stored it.
+	Time time.Time
+}
+
+// ConflictError says that a record was not stored, because the last message of its subject is not
+// the one the record expects before it.
+type ConflictError struct {
+	Subject string
+	// ExpectedSeq is the stream sequence that the record expected; 0 = no message.
+	ExpectedSeq uint64
+	// Last is the last message of the subject, read after the conflict; nil if there is none.
+	Last *Stored
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	if e.Last == nil {
+		return fmt.Sprintf("subject %s: expected its last message to be %d, it has none", e.Subject, e.ExpectedSeq)
+	}
+	return fmt.Sprintf("subject %s: expected its last message to be %d, it is %d (event %s)",
+		e.Subject, e.ExpectedSeq, e.Last.StreamSeq, e.Last.ID)
+}
+
+// Publisher stores records in the stream. It is safe for concurrent use.
+type Publisher struct {
+	js     jetstream.JetStream
+	name   string
+	mu     sync.Mutex
+	stream jetstream.Stream
+}
+
+// NewPublisher returns a publisher to the stream of that name; empty = [StreamName].
+func NewPublisher(js jetstream.JetStream, stream string) *Publisher {
+	if stream == "" {
+		stream = StreamName
+	}
+	return &Publisher{js: js, name: stream}
+}
+
+// Publish stores a record and returns its sequence in the stream. It is stored only if the last
+// message of its subject is r.PrevStreamSeq; else the error is a [*ConflictError]. After any other
+// error the record may have been stored or not; publishing it again is safe. A record the stream
+// already has, by its id and within the duplicate window, counts as stored.
+func (p *Publisher) Publish(ctx context.Context, r Record) (streamSeq uint64, err error) {
+	if r.Headers == nil {
+		ev, err := Decode(r.Data)
+		if err != nil {
+			return 0, fmt.Errorf("publish %s on %s: %w", r.ID, r.Subject, err)
+		}
+		if r.Headers, err = Headers(ev); err != nil {
+			return 0, fmt.Errorf("publish %s on %s: %w", r.ID, r.Subject, err)
+		}
+	}
+	msg := &nats.Msg{Subject: r.Subject, Data: r.Data, Header: nats.Header{}}
+	for name, value := range r.Headers {
+		msg.Header.Set(name, value)
+	}
+	msg.Header.Set(HeaderContentType, ContentType)
+	if r.Sequence > 0 {
+		msg.Header.Set(HeaderSequence, strconv.FormatUint(r.Sequence, 10))
+	}
+	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithMsgID(r.ID), jetstream.WithExpectStream(p.name),
+		jetstream.WithExpectLastSequencePerSubject(r.PrevStreamSeq))
+	if err == nil {
+		return ack.Sequence, nil
+	}
+	if !isWrongLastSequence(err) {
+		return 0, fmt.Errorf("publish %s on %s: %w", r.ID, r.Subject, err)
+	}
+	last, err := p.Last(ctx, r.Subject)
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: conflict: %w", r.ID, err)
+	}
+	return 0, &ConflictError{Subject: r.Subject, ExpectedSeq: r.PrevStreamSeq, Last: last}
+}
+
+// Last reads the last message of a subject; nil if it has none.
+func (p *Publisher) Last(ctx context.Context, subject string) (*Stored, error) {
+	stream, err := p.handle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the last message of %s: %w", subject, err)
+	}
+	return stored(raw), nil
+}
+
+// Next reads the first message of a subject that has at least that stream sequence; nil if there is none.
+func (p *Publisher) Next(ctx context.Context, subject string, streamSeq uint64) (*Stored, error) {
+	stream, err := p.handle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := stream.GetMsg(ctx, max(streamSeq, 1), jetstream.WithGetMsgSubject(subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the message of %s from %d on: %w", subject, streamSeq, err)
+	}
+	return stored(raw), nil
+}
+
+// handle returns the stream's handle. It holds no state of the stream that can go stale, except
+// whether direct reads are allowed.
+func (p *Publisher) handle(ctx context.Context) (jetstream.Stream, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stream == nil {
+		stream, err := p.js.Stream(ctx, p.name)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", p.name, err)
+		}
+		p.stream = stream
+	}
+	return p.stream, nil
+}
+
+// isWrongLastSequence also knows the code of replicated streams for a conflict with a message that
+// is being stored at the same time.
+func isWrongLastSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+func stored(raw *jetstream.RawStreamMsg) *Stored {
+	s := &Stored{
+		StreamSeq: raw.Sequence, ID: raw.Header.Get(HeaderMsgID), Data: raw.Data,
+		Time: raw.Time, Headers: make(map[string]string, len(raw.Header)),
+	}
+	for name := range raw.Header {
+		s.Headers[name] = raw.Header.Get(name)
+	}
+	s.Sequence, _ = strconv.ParseUint(s.Headers[HeaderSequence], 10, 64)
+	return s
+}

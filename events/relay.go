@@ -1,0 +1,508 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// Outbox holds the records that were written in one transaction with the transitions they tell of.
+// Both methods are safe for concurrent use.
+type Outbox interface {
+	// Pending returns up to limit records that are not marked published, oldest first. For any
+	// subject they are in the order of their sequence, and none before them is left out.
+	Pending(ctx context.Context, limit int) ([]Record, error)
+	// MarkPublished notes the stream sequence of a record. It may be called again for the same
+	// record, with the same or another sequence, also by another relay. streamSeq is 0 for a
+	// record that the stream does not have and can no longer take in order.
+	MarkPublished(ctx context.Context, recordID string, streamSeq uint64) error
+}
+
+// Backlog is an Outbox that can count. With it [Relay.Lag] is exact.
+type Backlog interface {
+	// Backlog returns the number of records not marked published and the time of the oldest.
+	Backlog(ctx context.Context) (pending int, oldest time.Time, err error)
+}
+
+// Lag is what has not reached the stream yet.
+type Lag struct {
+	Pending int
+	// AtLeast is true when there may be more than Pending.
+	AtLeast bool
+	// Oldest is the time of the oldest record; zero if nothing is pending.
+	Oldest time.Time
+}
+
+// StreamLoss says that the stream no longer holds what was published: it was deleted and made
+// again, or restored from an older copy. What is published from then on is in order, but the
+// records marked published before must be replayed to be seen again.
+type StreamLoss struct {
+	Stream string
+	// Created is when the present stream was made.
+	Created time.Time
+	// FirstSeq and LastSeq are the bounds of the present stream.
+	FirstSeq, LastSeq uint64
+	// Subject and RecordedSeq are the message that was missed first.
+	Subject     string
+	RecordedSeq uint64
+}
+
+// RelayConfig holds a relay's settings. The zero value of each is its default.
+type RelayConfig struct {
+	// Stream is created when it is missing.
+	Stream StreamConfig
+	// Batch is how many records are read at once. Default 500.
+	Batch int
+	// Parallel is how many subjects are published at once. Default 32.
+	Parallel int
+	// Interval is how often the outbox is read when nothing wakes the relay. Default 5 s.
+	Interval time.Duration
+	// AckTimeout is how long to wait for the stream's answer to one record. Default 5 s.
+	AckTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the waits while NATS or the outbox fails. Default 200 ms and 15 s.
+	MinBackoff, MaxBackoff time.Duration
+	// Notify wakes the relay, as [Relay.Wake] does. Optional.
+	Notify <-chan struct{}
+	// OnStreamLoss is called once per lost stream. It must not block. Optional.
+	OnStreamLoss func(StreamLoss)
+}
+
+// RelayStats counts what a relay did since it was made.
+type RelayStats struct {
+	// Published counts the records this relay stored.
+	Published uint64
+	// Found counts the records that were in the stream already: an ack was lost, or another relay was faster.
+	Found uint64
+	// Superseded counts the records that the stream had no place for any more.
+	Superseded uint64
+	// Outages counts the times NATS or the outbox stopped answering.
+	Outages uint64
+	// StreamLosses counts the lost streams.
+	StreamLosses uint64
+	// Down is true while NATS or the outbox does not answer.
+	Down bool
+}
+
+// Relay moves an outbox to the stream: every record once, and those of one subject in order.
+//
+// Each record is stored only if the last message of its subject is the record before it. On a
+// conflict the relay looks at the subject's last message: if it is the record itself or a later
+// one, an earlier try or another relay has stored it; if it is an earlier one, the record follows
+// it. So no lock, no clock and no duplicate window is needed for several relays to work side by
+// side. While NATS is away the relay waits, and goes on when the connection is back.
+type Relay struct {
+	js     jetstream.JetStream
+	outbox Outbox
+	pub    interface {
+		Publish(ctx context.Context, r Record) (uint64, error)
+		Next(ctx context.Context, subject string, streamSeq uint64) (*Stored, error)
+	}
+	cfg  RelayConfig
+	log  *zap.Logger
+	wake chan struct{}
+
+	published, found, superseded, outages, losses atomic.Uint64
+	down                                          atomic.Bool
+
+	mu sync.Mutex
+	// lossSeen is when the stream that was last reported as lost was created.
+	lossSeen time.Time
+	// refused holds the records the stream does not take, so that each is reported once.
+	refused map[string]bool
+
+	// Used by Run alone.
+	streamReady bool
+	downSince   time.Time
+	failures    int
+}
+
+// NewRelay returns a relay; Run does the work.
+func NewRelay(js jetstream.JetStream, outbox Outbox, cfg RelayConfig, log *zap.Logger) *Relay {
+	orDefault(&cfg.Batch, 500)
+	orDefault(&cfg.Parallel, 32)
+	orDefault(&cfg.Interval, 5*time.Second)
+	orDefault(&cfg.AckTimeout, 5*time.Second)
+	orDefault(&cfg.MinBackoff, 200*time.Millisecond)
+	orDefault(&cfg.MaxBackoff, 15*time.Second)
+	return &Relay{
+		js: js, outbox: outbox, pub: NewPublisher(js, cfg.Stream.name()), cfg: cfg,
+		log:  log.With(zap.String("stream", cfg.Stream.name())),
+		wake: make(chan struct{}, 1), refused: map[string]bool{},
+	}
+}
+
+func orDefault[T int | time.Duration](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Wake says that there are new records. It does not block.
+func (r *Relay) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Stats returns the relay's counters.
+func (r *Relay) Stats() RelayStats {
+	return RelayStats{
+		Published: r.published.Load(), Found: r.found.Load(), Superseded: r.superseded.Load(),
+		Outages: r.outages.Load(), StreamLosses: r.losses.Load(), Down: r.down.Load(),
+	}
+}
+
+// Lag reads from the outbox what has not been published yet.
+func (r *Relay) Lag(ctx context.Context) (Lag, error) {
+	if b, ok := r.outbox.(Backlog); ok {
+		pending, oldest, err := b.Backlog(ctx)
+		if err != nil {
+			return Lag{}, fmt.Errorf("count the outbox: %w", err)
+		}
+		return Lag{Pending: pending, Oldest: oldest}, nil
+	}
+	records, err := r.outbox.Pending(ctx, r.cfg.Batch)
+	if err != nil {
+		return Lag{}, fmt.Errorf("read the outbox: %w", err)
+	}
+	lag := Lag{Pending: len(records), AtLeast: len(records) >= r.cfg.Batch}
+	for _, rec := range records {
+		if lag.Oldest.IsZero() || rec.Time.Before(lag.Oldest) {
+			lag.Oldest = rec.Time
+		}
+	}
+	return lag, nil
+}
+
+// Run relays until ctx ends, and then returns nil. It returns an error only when the connection was
+// closed for good.
+func (r *Relay) Run(ctx context.Context) error {
+	status := r.js.Conn().StatusChanged(nats.CONNECTED, nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer r.js.Conn().RemoveStatusListener(status)
+	limit := r.cfg.Batch
+	for ctx.Err() == nil {
+		if r.js.Conn().IsClosed() {
+			return fmt.Errorf("relay to stream %s: %w", r.cfg.Stream.name(), nats.ErrConnectionClosed)
+		}
+		read, moved, err := r.round(ctx, limit, status)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			r.noteFailure(err)
+			r.wait(ctx, r.backoff(), status, false)
+			continue
+		}
+		r.noteSuccess()
+		switch {
+		case read < limit:
+			limit = r.cfg.Batch
+			r.wait(ctx, r.cfg.Interval, status, true)
+		case moved == 0 && limit < 64*r.cfg.Batch:
+			// A whole batch of records the stream does not take must not hide those behind it.
+			limit *= 2
+		case moved == 0:
+			r.wait(ctx, r.cfg.Interval, status, true)
+		}
+	}
+	return nil
+}
+
+// wait returns after d, when the connection is back, when ctx ends, or, if asked, when the relay is woken.
+func (r *Relay) wait(ctx context.Context, d time.Duration, status <-chan nats.Status, wakeable bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	wake, notify := r.wake, r.cfg.Notify
+	if !wakeable {
+		wake, notify = nil, nil
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-wake:
+			return
+		case _, open := <-notify:
+			if open {
+				return
+			}
+			notify = nil
+		case s, open := <-status:
+			if !open || s == nats.CONNECTED || s == nats.CLOSED {
+				return
+			}
+		}
+	}
+}
+
+func (r *Relay) backoff() time.Duration {
+	d := r.cfg.MaxBackoff
+	if shift := r.failures - 1; shift < 16 {
+		d = min(d, r.cfg.MinBackoff<<shift)
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+func (r *Relay) noteFailure(err error) {
+	r.failures++
+	if r.down.Swap(true) {
+		return
+	}
+	r.downSince = time.Now()
+	r.outages.Add(1)
+	r.log.Warn("events are delayed: they wait in the outbox until this is over", zap.Error(err))
+}
+
+func (r *Relay) noteSuccess() {
+	r.failures = 0
+	if r.down.Swap(false) {
+		r.log.Info("events flow again", zap.Duration("delayed_for", time.Since(r.downSince)))
+	}
+}
+
+// round publishes what is pending, at most limit records. The error says that NATS or the outbox
+// did not answer. moved counts the records that were marked published.
+func (r *Relay) round(ctx context.Context, limit int, status <-chan nats.Status) (read, moved int, err error) {
+	if !r.js.Conn().IsConnected() {
+		return 0, 0, fmt.Errorf("no connection to NATS: %w", nats.ErrDisconnected)
+	}
+	if !r.streamReady {
+		setup, cancel := context.WithTimeout(ctx, r.cfg.AckTimeout)
+		defer cancel()
+		if _, err := EnsureStream(setup, r.js, r.cfg.Stream); err != nil {
+			return 0, 0, err
+		}
+		r.streamReady = true
+	}
+	records, err := r.outbox.Pending(ctx, limit)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the outbox: %w", err)
+	}
+	if len(records) == 0 {
+		return 0, 0, nil
+	}
+	var subjects []string
+	queues := map[string][]Record{}
+	for _, rec := range records {
+		if queues[rec.Subject] == nil {
+			subjects = append(subjects, rec.Subject)
+		}
+		queues[rec.Subject] = append(queues[rec.Subject], rec)
+	}
+
+	// No answer comes to what was asked before the connection broke: do not wait for it.
+	rctx, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		for {
+			select {
+			case s, open := <-status:
+				if !open || s != nats.CONNECTED {
+					cancel(nats.ErrDisconnected)
+					return
+				}
+			case <-rctx.Done():
+				return
+			}
+		}
+	})
+
+	var done atomic.Int64
+	group, gctx := errgroup.WithContext(rctx)
+	group.SetLimit(r.cfg.Parallel)
+	for _, subject := range subjects {
+		group.Go(func() error {
+			n, err := r.drain(gctx, queues[subject])
+			done.Add(int64(n))
+			return err
+		})
+	}
+	err = group.Wait()
+	if cause := context.Cause(rctx); err != nil && cause != nil && ctx.Err() == nil {
+		err = cause
+	}
+	cancel(nil)
+	watcher.Wait()
+	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) ||
+		errors.Is(err, nats.ErrNoResponders) {
+		r.streamReady = false
+	}
+	return len(records), int(done.Load()), err
+}
+
+// drain publishes the records of one subject, one after the other. It stops at the first that the
+// stream does not take; an error means that nothing was answered.
+func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error) {
+	var prev uint64
+	for _, rec := range queue {
+		if prev > 0 {
+			rec.PrevStreamSeq = prev
+		}
+		if ctx.Err() != nil {
+			return moved, ctx.Err()
+		}
+		seq, err := r.publish(ctx, rec)
+		if err != nil {
+			if isRefusal(err) {
+				r.noteRefusal(rec, err)
+				return moved, nil
+			}
+			return moved, err
+		}
+		if err := r.outbox.MarkPublished(ctx, rec.ID, seq); err != nil {
+			return moved, fmt.Errorf("mark %s published: %w", rec.ID, err)
+		}
+		moved++
+		prev = seq
+	}
+	return moved, nil
+}
+
+// maxTurns bounds how often one record is tried again at once after a conflict. More than one
+// conflict in a row needs several relays or a replica that lags; the next round goes on.
+const maxTurns = 8
+
+// publish stores one record, or finds it stored. The stream sequence is 0 if it has been superseded.
+func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err error) {
+	for range maxTurns {
+		streamSeq, err = r.try(ctx, rec)
+		if err == nil {
+			r.published.Add(1)
+			return streamSeq, nil
+		}
+		var conflict *ConflictError
+		if !errors.As(err, &conflict) {
+			return 0, err
+		}
+		last := conflict.Last
+		if rec.PrevStreamSeq > 0 && (last == nil || last.StreamSeq < rec.PrevStreamSeq) {
+			if err := r.checkLoss(ctx, rec); err != nil {
+				return 0, err
+			}
+		}
+		switch {
+		case last == nil:
+			rec.PrevStreamSeq = 0
+		case last.Sequence == rec.Sequence:
+			r.found.Add(1)
+			return last.StreamSeq, nil
+		case last.Sequence < rec.Sequence:
+			rec.PrevStreamSeq = last.StreamSeq
+		default:
+			seq, known, err := r.find(ctx, rec, last)
+			if err != nil {
+				return 0, err
+			}
+			if known {
+				return seq, nil
+			}
+		}
+	}
+	return 0, err
+}
+
+func (r *Relay) try(ctx context.Context, rec Record) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.AckTimeout)
+	defer cancel()
+	return r.pub.Publish(ctx, rec)
+}
+
+// find looks for a record in the stream that has a later one of its subject already. A replica that
+// answers may lag; so a record is given up only when a later one is seen and it is not.
+func (r *Relay) find(ctx context.Context, rec Record, last *Stored) (streamSeq uint64, known bool, err error) {
+	from := rec.PrevStreamSeq + 1
+	if last.StreamSeq < from {
+		from = 1
+	}
+	for {
+		msg, err := r.pub.Next(ctx, rec.Subject, from)
+		switch {
+		case err != nil:
+			return 0, false, err
+		case msg == nil:
+			return 0, false, nil
+		case msg.Sequence == rec.Sequence:
+			r.found.Add(1)
+			return msg.StreamSeq, true, nil
+		case msg.Sequence > rec.Sequence:
+			r.superseded.Add(1)
+			r.log.Error("the stream has a later event of this resource and not this one; replay the outbox into a new stream to have it",
+				zap.String("event_id", rec.ID), zap.String("subject", rec.Subject),
+				zap.Uint64("sequence", rec.Sequence), zap.Uint64("later_sequence", msg.Sequence))
+			return 0, true, nil
+		}
+		from = msg.StreamSeq + 1
+	}
+}
+
+// checkLoss finds out why the message before rec is not in the stream: it has aged out, or the
+// stream is not the one it was published to.
+func (r *Relay) checkLoss(ctx context.Context, rec Record) error {
+	stream, err := r.js.Stream(ctx, r.cfg.Stream.name())
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", r.cfg.Stream.name(), err)
+	}
+	info := stream.CachedInfo()
+	state := info.State
+	if rec.PrevStreamSeq <= state.LastSeq && rec.PrevStreamSeq < state.FirstSeq {
+		return nil
+	}
+	r.mu.Lock()
+	seen := r.lossSeen.Equal(info.Created)
+	r.lossSeen = info.Created
+	r.mu.Unlock()
+	if seen {
+		return nil
+	}
+	r.losses.Add(1)
+	r.log.Error("the stream lost events that were published: it was made again or restored from an older copy; new events go on, replay the outbox to have the old ones back",
+		zap.Time("stream_created", info.Created), zap.Uint64("stream_first_seq", state.FirstSeq),
+		zap.Uint64("stream_last_seq", state.LastSeq), zap.Uint64("recorded_seq", rec.PrevStreamSeq),
+		zap.String("subject", rec.Subject))
+	if r.cfg.OnStreamLoss != nil {
+		r.cfg.OnStreamLoss(StreamLoss{
+			Stream: r.cfg.Stream.name(), Created: info.Created, FirstSeq: state.FirstSeq,
+			LastSeq: state.LastSeq, Subject: rec.Subject, RecordedSeq: rec.PrevStreamSeq,
+		})
+	}
+	return nil
+}
+
+func (r *Relay) noteRefusal(rec Record, err error) {
+	r.mu.Lock()
+	seen := r.refused[rec.ID]
+	r.refused[rec.ID] = true
+	r.mu.Unlock()
+	if !seen {
+		r.log.Error("the stream does not take this event; later events of the resource wait behind it, the relay keeps trying",
+			zap.String("event_id", rec.ID), zap.String("subject", rec.Subject), zap.Error(err))
+	}
+}
+
+// isRefusal tells an answer that concerns one record from one that concerns all.
+func isRefusal(err error) bool {
+	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, ErrInvalidEvent) {
+		return true
+	}
+	var conflict *ConflictError
+	if errors.As(err, &conflict) {
+		return true
+	}
+	var api *jetstream.APIError
+	if !errors.As(err, &api) || api.ErrorCode == jetstream.JSErrCodeStreamNotFound {
+		return false
+	}
+	return api.Code == 400
+}
