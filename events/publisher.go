@@ -146,12 +146,17 @@ func (p *Publisher) handle(ctx context.Context) (jetstream.Stream, error) {
 	return p.stream, nil
 }
 
-// isWrongLastSequence also knows the code of replicated streams for a conflict with a message that
+// errCodeDuplicateInProcess is the server's answer of a replicated stream to an id that is just
+// being stored. The client library has no name for it.
+const errCodeDuplicateInProcess jetstream.ErrorCode = 10158
+
+// isWrongLastSequence also knows the codes of replicated streams for a conflict with a message that
 // is being stored at the same time.
 func isWrongLastSequence(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
-		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant ||
+		api.ErrorCode == errCodeDuplicateInProcess)
 }
 
 func stored(raw *jetstream.RawStreamMsg) *Stored {

@@ -361,8 +361,8 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 			}
 			return moved, err
 		}
-		if err := r.outbox.MarkPublished(ctx, rec.ID, seq); err != nil {
-			return moved, fmt.Errorf("mark %s published: %w", rec.ID, err)
+		if err := r.mark(ctx, rec.ID, seq); err != nil {
+			return moved, err
 		}
 		moved++
 		prev = seq
@@ -370,13 +370,26 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 	return moved, nil
 }
 
-// maxTurns bounds how often one record is tried again at once after a conflict. More than one
-// conflict in a row needs several relays or a replica that lags; the next round goes on.
+// mark also works while the relay shuts down: what is stored and not marked costs a conflict later.
+func (r *Relay) mark(ctx context.Context, id string, streamSeq uint64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.AckTimeout)
+	defer cancel()
+	if err := r.outbox.MarkPublished(ctx, id, streamSeq); err != nil {
+		return fmt.Errorf("mark %s published: %w", id, err)
+	}
+	return nil
+}
+
+// maxTurns bounds how often one record is tried again at once after a conflict; the next round goes
+// on. Several in a row need several relays on a replicated stream, or a replica that lags.
 const maxTurns = 8
 
 // publish stores one record, or finds it stored. The stream sequence is 0 if it has been superseded.
 func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err error) {
-	for range maxTurns {
+	for turn := range maxTurns {
+		if turn > 1 {
+			r.pause(ctx, 5*time.Millisecond<<(turn-2))
+		}
 		streamSeq, err = r.try(ctx, rec)
 		if err == nil {
 			r.published.Add(1)
@@ -411,6 +424,13 @@ func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err 
 		}
 	}
 	return 0, err
+}
+
+func (r *Relay) pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }
 
 func (r *Relay) try(ctx context.Context, rec Record) (uint64, error) {

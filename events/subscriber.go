@@ -1,0 +1,436 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	cloudevents "github.com/cloudevents/sdk-go/v2/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// Event is an event as a subscriber gets it.
+type Event struct {
+	// CloudEvent is the decoded event.
+	CloudEvent cloudevents.Event
+	// Subject is the NATS subject it came on.
+	Subject string
+	// Sequence is its number within its resource.
+	Sequence uint64
+	// StreamSeq is its number in the stream.
+	StreamSeq uint64
+	// Stored is when the stream stored it.
+	Stored time.Time
+	// Data is the event as it was stored, in structured JSON.
+	Data []byte
+}
+
+// JobStatusChanged decodes the data of an event of type [TypeJobStatus].
+func (e Event) JobStatusChanged() (JobStatusChanged, error) {
+	return dataAs[JobStatusChanged](e, TypeJobStatus)
+}
+
+// SourceStateChanged decodes the data of an event of type [TypeSourceState].
+func (e Event) SourceStateChanged() (SourceStateChanged, error) {
+	return dataAs[SourceStateChanged](e, TypeSourceState)
+}
+
+func dataAs[T any](e Event, typ string) (data T, err error) {
+	if e.CloudEvent.Type() != typ {
+		return data, fmt.Errorf("event %q has type %s, not %s: %w", e.CloudEvent.ID(), e.CloudEvent.Type(), typ, ErrInvalidEvent)
+	}
+	if err := e.CloudEvent.DataAs(&data); err != nil {
+		return data, fmt.Errorf("event %q: data: %w: %w", e.CloudEvent.ID(), ErrInvalidEvent, err)
+	}
+	return data, nil
+}
+
+// Start says where a new subscription begins.
+type Start int
+
+const (
+	// StartAll begins with the first event the stream has.
+	StartAll Start = iota
+	// StartNew begins with the first event stored after the subscription was made.
+	StartNew
+	// StartSequence begins at [SubscribeConfig.StartSequence].
+	StartSequence
+)
+
+// SubscribeConfig says what to subscribe to. The zero value is an ephemeral subscription to all
+// events of the stream from the first.
+type SubscribeConfig struct {
+	// Stream defaults to [StreamName].
+	Stream string
+	// Durable names a position that the server keeps: the next subscription of that name goes on
+	// where the last one stopped, and several at once share the events. Empty = ordered and
+	// ephemeral, nothing is kept and nothing is acknowledged.
+	Durable string
+	// Filters are the subjects wanted (see [JobFilter]); none = all of the stream.
+	Filters []string
+	// Start is where to begin. An existing durable goes on where it is.
+	Start Start
+	// StartSequence is the stream sequence to begin with for [StartSequence].
+	StartSequence uint64
+	// MaxAckPending is how many events of a durable may be on their way at once. The default of 1
+	// keeps the order of each resource whatever happens, also when the subscriber is killed or
+	// several share the durable; an event whose handler fails holds up those behind it. With more,
+	// an event whose handler fails holds up its own resource only, but after a kill or with several
+	// subscribers an older event of a resource may come after a newer one and is then dropped.
+	MaxAckPending int
+	// AckWait is how long the server waits for a subscriber that vanished before it hands the event
+	// to another. A handler may take longer. Default 30 s.
+	AckWait time.Duration
+	// MinRetry and MaxRetry bound the wait before an event whose handler failed comes again; it
+	// doubles with every failure. Default 500 ms and 30 s.
+	MinRetry, MaxRetry time.Duration
+	// Log may be nil.
+	Log *zap.Logger
+	// Ready is called whenever the subscription stands: at the start and after it had to be made again. Optional.
+	Ready func()
+}
+
+// Handler handles one event. A durable subscription hands the event out again when it returns an
+// error, unless that wraps [ErrDiscard]; an ephemeral one ends. An event may be handed out twice,
+// after a crash or a lost acknowledgement.
+type Handler func(ctx context.Context, ev Event) error
+
+// ErrDiscard is wrapped by a handler's error to say that the event can never be handled: it is
+// logged and not handed out again.
+var ErrDiscard = errors.New("event discarded")
+
+// Subscribe hands events to handler, one at a time and those of one resource in order, until ctx
+// ends; then it returns nil. It returns a [Handler]'s error as it is for an ephemeral subscription,
+// and an error when the connection was closed or the server refuses the configuration. While there
+// is no server or no stream it waits. A stream that was made again is read from its beginning;
+// events that are not newer than the last one handed out for their resource are dropped.
+func Subscribe(ctx context.Context, js jetstream.JetStream, cfg SubscribeConfig, handler Handler) error {
+	if cfg.Stream == "" {
+		cfg.Stream = StreamName
+	}
+	orDefault(&cfg.MaxAckPending, 1)
+	orDefault(&cfg.AckWait, 30*time.Second)
+	orDefault(&cfg.MinRetry, 500*time.Millisecond)
+	orDefault(&cfg.MaxRetry, 30*time.Second)
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	s := &subscriber{
+		js: js, cfg: cfg, handler: handler, handled: map[string]uint64{}, held: map[string]hold{},
+		log: cfg.Log.With(zap.String("stream", cfg.Stream), zap.String("durable", cfg.Durable)),
+	}
+	return s.run(ctx)
+}
+
+type subscriber struct {
+	js      jetstream.JetStream
+	cfg     SubscribeConfig
+	handler Handler
+	log     *zap.Logger
+
+	// origin is where the first consumer began, so that one made again does not skip anything.
+	origin uint64
+	// position is the last stream sequence handed out.
+	position uint64
+	// created is when the stream was made that origin and position belong to.
+	created time.Time
+	// handled holds the last sequence handed out, by subject.
+	handled map[string]uint64
+	held    map[string]hold
+}
+
+// hold is an event whose handler failed: later ones of its subject wait for it.
+type hold struct {
+	sequence uint64
+	// expires is when the event should long have come again. Then it is gone from the stream.
+	expires time.Time
+}
+
+// handlerError is an error of an ephemeral subscription's handler.
+type handlerError struct{ error }
+
+func (e handlerError) Unwrap() error { return e.error }
+
+func (s *subscriber) run(ctx context.Context) error {
+	status := s.js.Conn().StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer s.js.Conn().RemoveStatusListener(status)
+	failures := 0
+	for {
+		messages, err := s.open(ctx)
+		if err == nil {
+			if failures > 0 {
+				s.log.Info("subscription stands again")
+			}
+			failures = 0
+			if s.cfg.Ready != nil {
+				s.cfg.Ready()
+			}
+			err = s.consume(ctx, messages)
+		}
+		var fromHandler handlerError
+		switch {
+		case errors.As(err, &fromHandler):
+			return fromHandler.error
+		case ctx.Err() != nil:
+			return nil
+		case s.js.Conn().IsClosed():
+			return fmt.Errorf("subscription to stream %s: %w", s.cfg.Stream, nats.ErrConnectionClosed)
+		case isMisconfigured(err):
+			return fmt.Errorf("subscription to stream %s: %w", s.cfg.Stream, err)
+		}
+		if failures == 0 {
+			s.log.Warn("subscription interrupted, making it again", zap.Error(err))
+		}
+		failures++
+		waitForStatus(ctx, min(10*time.Second, 100*time.Millisecond<<min(failures, 8)), status)
+	}
+}
+
+func waitForStatus(ctx context.Context, d time.Duration, status <-chan nats.Status) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-status:
+	case <-ctx.Done():
+	}
+}
+
+// isMisconfigured knows the answers that trying again does not change.
+func isMisconfigured(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == 400
+	}
+	return errors.Is(err, jetstream.ErrInvalidConsumerName) || errors.Is(err, jetstream.ErrInvalidSubject) ||
+		errors.Is(err, jetstream.ErrInvalidOption)
+}
+
+// open makes the consumer, or finds it, and begins to read.
+func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if !s.js.Conn().IsConnected() {
+		return nil, nats.ErrDisconnected
+	}
+	stream, err := s.js.Stream(ctx, s.cfg.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", s.cfg.Stream, err)
+	}
+	info := stream.CachedInfo()
+	switch {
+	case s.created.IsZero():
+		s.created = info.Created
+		switch s.cfg.Start {
+		case StartNew:
+			s.origin = info.State.LastSeq + 1
+		case StartSequence:
+			s.origin = s.cfg.StartSequence
+		}
+	case !s.created.Equal(info.Created):
+		s.log.Warn("the stream was made again, reading it from its beginning", zap.Time("stream_created", info.Created))
+		s.created, s.origin, s.position = info.Created, 0, 0
+	}
+	if s.cfg.Durable == "" {
+		return s.openOrdered(ctx, stream)
+	}
+	return s.openDurable(ctx, stream)
+}
+
+func (s *subscriber) openOrdered(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
+	cfg := jetstream.OrderedConsumerConfig{
+		FilterSubjects: s.cfg.Filters,
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    max(s.origin, s.position+1, 1),
+		// run makes the consumer again, and looks whether the stream is still the same.
+		MaxResetAttempts: 1,
+	}
+	consumer, err := stream.OrderedConsumer(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("ordered consumer: %w", err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return nil, fmt.Errorf("read the ordered consumer: %w", err)
+	}
+	return messages, nil
+}
+
+func (s *subscriber) openDurable(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
+	cfg := jetstream.ConsumerConfig{
+		Durable:           s.cfg.Durable,
+		FilterSubjects:    s.cfg.Filters,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       max(s.origin, 1),
+		AckPolicy:         jetstream.AckExplicitPolicy,
+		AckWait:           s.cfg.AckWait,
+		MaxAckPending:     s.cfg.MaxAckPending,
+		MaxDeliver:        -1,
+		InactiveThreshold: 0,
+	}
+	existing, err := stream.Consumer(ctx, s.cfg.Durable)
+	switch {
+	case err == nil:
+		// Where a consumer began cannot be changed, and does not matter any more.
+		began := existing.CachedInfo().Config
+		cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = began.DeliverPolicy, began.OptStartSeq, began.OptStartTime
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+	}
+	consumer, err := stream.CreateOrUpdateConsumer(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(min(s.cfg.MaxAckPending, 64)))
+	if err != nil {
+		return nil, fmt.Errorf("read consumer %s: %w", s.cfg.Durable, err)
+	}
+	return messages, nil
+}
+
+// consume handles messages until ctx ends or the consumer fails.
+func (s *subscriber) consume(ctx context.Context, messages jetstream.MessagesContext) error {
+	defer s.giveBack(messages)
+	for {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("next event: %w", err)
+		}
+		if err := s.handle(ctx, msg); err != nil {
+			return err
+		}
+	}
+}
+
+// giveBack ends the reading; what was received and not handled is handed out again at once.
+func (s *subscriber) giveBack(messages jetstream.MessagesContext) {
+	if s.cfg.Durable == "" {
+		messages.Stop()
+		return
+	}
+	messages.Drain()
+	for {
+		msg, err := messages.Next(jetstream.NextMaxWait(time.Second))
+		if err != nil {
+			break
+		}
+		_ = msg.Nak()
+	}
+	messages.Stop()
+	// The last acknowledgements are still in the connection's buffer, and the process may be ending.
+	_ = s.js.Conn().FlushTimeout(time.Second)
+}
+
+// handle does all that is to be done with one message. An error ends the subscription.
+func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return fmt.Errorf("message on %s: %w", msg.Subject(), err)
+	}
+	s.position = max(s.position, meta.Sequence.Stream)
+	log := s.log.With(zap.String("subject", msg.Subject()), zap.Uint64("stream_seq", meta.Sequence.Stream))
+	ev, err := receive(msg, meta)
+	if err != nil {
+		log.Error("left out a message that is no event", zap.Error(err))
+		s.settle(log, func() error { return msg.TermWithReason("not an event: " + err.Error()) })
+		return nil
+	}
+	log = log.With(zap.String("event_id", ev.CloudEvent.ID()))
+
+	if ev.Sequence <= s.handled[ev.Subject] {
+		s.settle(log, msg.Ack)
+		return nil
+	}
+	if held, ok := s.held[ev.Subject]; ok && ev.Sequence > held.sequence && time.Now().Before(held.expires) {
+		s.settle(log, func() error { return msg.NakWithDelay(s.retryDelay(meta.NumDelivered)) })
+		return nil
+	}
+
+	err = s.call(ctx, msg, ev)
+	switch {
+	case err == nil:
+		s.settle(log, msg.Ack)
+	case errors.Is(err, ErrDiscard):
+		log.Error("event discarded", zap.Error(err))
+		s.settle(log, func() error { return msg.TermWithReason(err.Error()) })
+	case s.cfg.Durable == "":
+		return handlerError{err}
+	case ctx.Err() != nil:
+		// Shutting down: another subscriber may take it at once.
+		s.settle(log, msg.Nak)
+		return ctx.Err()
+	default:
+		delay := s.retryDelay(meta.NumDelivered)
+		if meta.NumDelivered == 1 {
+			log.Warn("event not handled, it comes again", zap.Duration("in", delay), zap.Error(err))
+		}
+		s.held[ev.Subject] = hold{sequence: ev.Sequence, expires: time.Now().Add(2 * (s.cfg.MaxRetry + s.cfg.AckWait))}
+		s.settle(log, func() error { return msg.NakWithDelay(delay) })
+		return nil
+	}
+	s.handled[ev.Subject] = ev.Sequence
+	delete(s.held, ev.Subject)
+	return nil
+}
+
+// call runs the handler and keeps the event from being handed to another while it works.
+func (s *subscriber) call(ctx context.Context, msg jetstream.Msg, ev Event) error {
+	if s.cfg.Durable == "" {
+		return s.handler(ctx, ev)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticker := time.NewTicker(s.cfg.AckWait / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				_ = msg.InProgress()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	return s.handler(ctx, ev)
+}
+
+// settle acknowledges in one way or another. When that fails the event comes again, and is dropped
+// as not newer if it was handled.
+func (s *subscriber) settle(log *zap.Logger, ack func() error) {
+	if s.cfg.Durable == "" {
+		return
+	}
+	if err := ack(); err != nil {
+		log.Debug("acknowledgement not sent, the event comes again", zap.Error(err))
+	}
+}
+
+func (s *subscriber) retryDelay(delivered uint64) time.Duration {
+	if delivered == 0 || delivered > 16 {
+		return s.cfg.MaxRetry
+	}
+	return min(s.cfg.MaxRetry, s.cfg.MinRetry<<(delivered-1))
+}
+
+func receive(msg jetstream.Msg, meta *jetstream.MsgMetadata) (Event, error) {
+	ce, err := Decode(msg.Data())
+	if err != nil {
+		return Event{}, err
+	}
+	seq, err := strconv.ParseUint(msg.Headers().Get(HeaderSequence), 10, 64)
+	if err != nil || seq == 0 {
+		if seq, err = Sequence(ce); err != nil {
+			return Event{}, err
+		}
+	}
+	return Event{
+		CloudEvent: ce, Subject: msg.Subject(), Sequence: seq,
+		StreamSeq: meta.Sequence.Stream, Stored: meta.Timestamp, Data: msg.Data(),
+	}, nil
+}
