@@ -37,6 +37,8 @@ const (
 	// CodeInvalidAgentToken (401 or 403) refuses a later call: the center does not know the token. The source
 	// server was deleted, or the agent speaks to another center than the one it registered with.
 	CodeInvalidAgentToken = "InvalidAgentToken"
+	// CodeUnexpectedAnswer is never sent: the client gives it to a refusal that is not in the form of this API.
+	CodeUnexpectedAnswer = "UnexpectedAnswer"
 )
 
 const (
@@ -85,21 +87,27 @@ type HeartbeatResponse struct {
 // Server describes a source server.
 type Server struct {
 	Hostname     string          `json:"hostname"`
-	Platform     string          `json:"platform"`     // distribution and version, such as "Debian 12"
+	Platform     string          `json:"platform"`     // distribution, such as "Ubuntu"
 	Architecture string          `json:"architecture"` // as the kernel names it: x86_64, aarch64, i386
-	KernelLevel  string          `json:"kernelLevel"`  // release of the kernel, such as "6.1.0-18-amd64"
+	KernelLevel  int             `json:"kernelLevel"`  // major version of the kernel (our reading of a field the vendor does not explain)
 	AgentVersion string          `json:"agentVersion"`
-	SystemInfo   json.RawMessage `json:"systemInfo,omitempty"` // object of at most MaxSystemInfoBytes
+	SystemInfo   json.RawMessage `json:"systemInfo,omitempty"` // a SystemInfo, at most MaxSystemInfoBytes
 	Disks        []Disk          `json:"disks"`                // by Index, the system disk first
 }
 
-// SystemInfo is what Server.SystemInfo holds when this version of the agent fills it.
+// SystemInfo is the object in Server.SystemInfo. Its values are strings, as the vendor's are
+// (CONTRACT: SystemInfo).
 type SystemInfo struct {
-	Cores       int    `json:"cores"`
-	MemoryBytes int64  `json:"memoryBytes"`
-	OS          string `json:"os"`     // pretty name from os-release
-	Kernel      string `json:"kernel"` // kernel name and release
-	Disks       int    `json:"disks"`  // number of disks the agent serves
+	AgentMode   string `json:"agent_mode"` // "daemon"
+	AgentType   string `json:"agent_type"` // "drover"
+	Cores       string `json:"cores"`
+	Hostname    string `json:"hostname"`
+	IPv4        string `json:"ipv4,omitempty"`
+	IPv6        string `json:"ipv6,omitempty"`
+	Memory      string `json:"memory"`       // GiB
+	MemoryUsage string `json:"memory_usage"` // GiB
+	OS          string `json:"os,omitempty"`
+	Kernel      string `json:"kernel,omitempty"` // release of the kernel
 }
 
 // Disk describes one disk of a source server. Disk 0 is the system disk; data disks count from 1
@@ -114,7 +122,7 @@ type Disk struct {
 
 // Part describes one partition.
 type Part struct {
-	Device    string `json:"device"` // "<disk>_<n>", n from 0
+	Device    string `json:"device"` // "<disk>_<n>", n from 0 (CONTRACT: Source servers)
 	Path      string `json:"path"`   // mount point, else the label of its file system, else empty
 	SizeBytes int64  `json:"sizeBytes"`
 	CanBlock  bool   `json:"canBlock"` // can be replicated block by block
@@ -131,18 +139,20 @@ type WorkQuery struct {
 // Desired is the state the center wants the agent in. The agent reconciles towards it: it starts a
 // sync, keeps the one it runs, or ends it.
 type Desired struct {
-	// Generation changes, and never repeats, with every change of Work. It is at least 1: an agent that has
-	// just started has 0, and so is always told at once.
+	// Generation is at least 1. It changes, and never repeats for this source, whenever Work appears, changes or
+	// goes, and whenever a sync that failed for good shall be tried again: the agent serves a generation once.
+	// A query with Have 0 (an agent that has just started, or that lost its session) is answered at once.
 	Generation int64 `json:"generation"`
 	Work       *Work `json:"work"` // null: nothing to do
 }
 
 // Work is one sync session to serve.
 type Work struct {
-	JobID      string `json:"jobId"`
-	Run        int64  `json:"run"`
-	HostURL    string `json:"hostUrl"` // base URL of the transition host
-	Token      string `json:"token"`   // session token, good at that host for this job only
+	JobID   string `json:"jobId"`
+	Run     int    `json:"run"`     // number of the job's run, from 1
+	HostURL string `json:"hostUrl"` // base URL of the transition host
+	Token   string `json:"token"`   // session token, good at that host for this job only
+	// Parameters are for the agent's log: the transition host gives the ones in force at the attachment.
 	Parameters Params `json:"parameters"`
 }
 

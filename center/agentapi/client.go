@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -178,26 +177,21 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 }
 
 // decodeError turns a refusal into an *smc.Error. A body that is not the contract's (a proxy's page, say)
-// leaves the Code empty and shows its beginning.
+// gets the code UnexpectedAnswer and shows its beginning.
 func decodeError(resp *http.Response, body []byte) error {
 	var wire struct {
 		RequestID string `json:"RequestId"`
+		HostID    string `json:"HostId"`
 		Code      string `json:"Code"`
 		Message   string `json:"Message"`
 	}
 	if err := json.Unmarshal(body, &wire); err != nil || wire.Code == "" {
 		text := strings.TrimSpace(string(body[:min(len(body), 200)]))
-		return &smc.Error{HTTPStatus: resp.StatusCode, Message: fmt.Sprintf("%s answered %s: %q", resp.Request.URL.Host, resp.Status, text)}
+		return &smc.Error{
+			Code:       CodeUnexpectedAnswer,
+			HTTPStatus: resp.StatusCode,
+			Message:    fmt.Sprintf("%s answered %s %q; is it a Drover center?", resp.Request.URL.Host, resp.Status, text),
+		}
 	}
-	return &smc.Error{HTTPStatus: resp.StatusCode, Code: wire.Code, Message: wire.Message, RequestID: wire.RequestID}
-}
-
-// ErrorCode returns the code of the refusal err holds, or "" when the center did not refuse: it was out
-// of reach, or what answered is no center.
-func ErrorCode(err error) string {
-	var refusal *smc.Error
-	if errors.As(err, &refusal) {
-		return refusal.Code
-	}
-	return ""
+	return &smc.Error{HTTPStatus: resp.StatusCode, Code: wire.Code, Message: wire.Message, RequestID: wire.RequestID, HostID: wire.HostID}
 }
