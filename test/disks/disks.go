@@ -145,7 +145,7 @@ func Make(name string, spec Spec) (err error) {
 	if err := fsys.Close(); err != nil {
 		return fmt.Errorf("close the file system: %w", err)
 	}
-	return f.Sync()
+	return nil
 }
 
 // Mutate changes about n bytes of the files on the disk image at name, as a server at work would: half
@@ -190,7 +190,7 @@ func Mutate(name string, seed uint64, n int64) (err error) {
 	if err := fsys.Close(); err != nil {
 		return fmt.Errorf("close the file system: %w", err)
 	}
-	return f.Sync()
+	return nil
 }
 
 // Contents reads every file on the disk image at name and returns the hex SHA-256 of each by its path.
