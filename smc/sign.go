@@ -1,0 +1,236 @@
+package smc
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // the signature the API prescribes
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Signature 1.0: the only method and version there are (CONTRACT: Signature 1.0).
+const (
+	signatureMethod  = "HMAC-SHA1"
+	signatureVersion = "1.0"
+)
+
+// ClockWindow is how far a request's timestamp may be from the endpoint's clock, before or after.
+const ClockWindow = 15 * time.Minute
+
+// maxNonceLen bounds what an endpoint remembers for a request.
+const maxNonceLen = 128
+
+// CanonicalQuery returns the parameters in the form signature 1.0 signs: sorted, encoded as RFC 3986 says,
+// Signature left out.
+func CanonicalQuery(values url.Values) string {
+	names := make([]string, 0, len(values))
+	for name := range values {
+		if name != "Signature" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, name := range names {
+		for _, value := range values[name] {
+			if b.Len() > 0 {
+				b.WriteByte('&')
+			}
+			percentEncode(&b, name)
+			b.WriteByte('=')
+			percentEncode(&b, value)
+		}
+	}
+	return b.String()
+}
+
+// StringToSign returns what signature 1.0 signs for a request of the HTTP method.
+func StringToSign(values url.Values, method string) string {
+	var b strings.Builder
+	b.WriteString(method)
+	b.WriteString("&%2F&")
+	percentEncode(&b, CanonicalQuery(values))
+	return b.String()
+}
+
+// Sign returns the signature 1.0 of the parameters, sent by the HTTP method, under a secret.
+func Sign(values url.Values, method, secret string) string {
+	mac := hmac.New(sha1.New, []byte(secret+"&"))
+	mac.Write([]byte(StringToSign(values, method)))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// SignValues sets the common parameters of signature 1.0 and the signature itself. Action, Version and Format are
+// the caller's. A nonce is never used twice.
+func SignValues(values url.Values, method, accessKeyID, secret string, now time.Time, nonce string) {
+	values.Set("AccessKeyId", accessKeyID)
+	values.Set("SignatureMethod", signatureMethod)
+	values.Set("SignatureVersion", signatureVersion)
+	values.Set("SignatureNonce", nonce)
+	values.Set("Timestamp", FormatTime(now))
+	values.Set("Signature", Sign(values, method, secret))
+}
+
+// percentEncode encodes as RFC 3986 says: all but letters, digits, '-', '_', '.' and '~'.
+func percentEncode(b *strings.Builder, s string) {
+	const hexDigits = "0123456789ABCDEF"
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.', c == '~':
+			b.WriteByte(c)
+		default:
+			b.WriteByte('%')
+			b.WriteByte(hexDigits[c>>4])
+			b.WriteByte(hexDigits[c&15])
+		}
+	}
+}
+
+// Nonces remembers which signature nonces were used.
+type Nonces interface {
+	// Use records a nonce of an access key until the given time, after which its timestamp is refused anyway. It
+	// reports whether the nonce is new. An error means that it cannot be said, and refuses the request.
+	Use(ctx context.Context, accessKeyID, nonce string, until time.Time) (fresh bool, err error)
+}
+
+// Verifier checks who sent a request.
+type Verifier struct {
+	// Secret returns the secret of an access key; found is false for one that is unknown or disabled.
+	Secret func(ctx context.Context, accessKeyID string) (secret string, found bool, err error)
+	// Nonces refuses replays.
+	Nonces Nonces
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Verify checks the signature of a request and returns the access key id it was made with. The error is an *Error
+// that says what is wrong, or what Secret or Nonces failed with.
+func (v *Verifier) Verify(ctx context.Context, r *Request) (accessKeyID string, err error) {
+	// The scheme of the Authorization header alone tells the signatures apart: clients of signature 1.0 send
+	// x-acs-action and x-acs-version too.
+	if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); scheme != "" {
+		return "", Errorf(CodeUnsupportedFeature, "Authorization: the scheme %s is not served; sign with signature 1.0, HMAC-SHA1", quote(scheme))
+	}
+	return v.verifyHMACSHA1(ctx, r)
+}
+
+func (v *Verifier) verifyHMACSHA1(ctx context.Context, r *Request) (string, error) {
+	required := func(name string) (string, error) {
+		switch vs := r.Values[name]; {
+		case len(vs) == 0 || (len(vs) == 1 && vs[0] == ""):
+			return "", Errorf("Missing"+name, "%s is missing: every request must be signed", name)
+		case len(vs) > 1:
+			return "", Errorf(CodeInvalidParameter, "%s is given %d times; once is allowed", name, len(vs))
+		default:
+			return vs[0], nil
+		}
+	}
+	var key, signature, method, version, nonce, timestamp string
+	for _, p := range []struct {
+		name string
+		into *string
+	}{
+		{"AccessKeyId", &key},
+		{"Signature", &signature},
+		{"SignatureMethod", &method},
+		{"SignatureVersion", &version},
+		{"SignatureNonce", &nonce},
+		{"Timestamp", &timestamp},
+	} {
+		value, err := required(p.name)
+		if err != nil {
+			return "", err
+		}
+		*p.into = value
+	}
+	if !strings.EqualFold(method, signatureMethod) {
+		return "", Errorf(CodeInvalidParameter, "SignatureMethod: %s is not allowed; it must be %s", quote(method), signatureMethod)
+	}
+	if version != signatureVersion {
+		return "", Errorf(CodeInvalidParameter, "SignatureVersion: %s is not allowed; it must be %s", quote(version), signatureVersion)
+	}
+	if r.Values.Get("SecurityToken") != "" {
+		return "", Errorf(CodeUnsupportedFeature, "SecurityToken: temporary (STS) credentials are not served; use an access key")
+	}
+	if len(nonce) > maxNonceLen {
+		return "", Errorf(CodeInvalidParameter, "SignatureNonce has %d bytes; at most %d are allowed", len(nonce), maxNonceLen)
+	}
+	at, err := v.checkTime(timestamp)
+	if err != nil {
+		return "", err
+	}
+	secret, err := v.secret(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	if !hmac.Equal([]byte(Sign(r.Values, r.Method, secret)), []byte(signature)) {
+		return "", Errorf(CodeSignatureDoesNotMatch, "The signature of access key %s is wrong. Check its secret. The endpoint signs: %s",
+			quote(key), clipTo(StringToSign(r.Values, r.Method), maxStringToSign))
+	}
+	// Last, so that nobody without the secret can use up the nonces of someone else.
+	return key, v.useNonce(ctx, key, nonce, at)
+}
+
+// maxStringToSign is how much of its string to sign an endpoint shows to someone whose signature is wrong.
+const maxStringToSign = 2048
+
+func clipTo(s string, most int) string {
+	if len(s) > most {
+		return s[:most] + "…" // percent-encoded: any byte is a character
+	}
+	return s
+}
+
+// checkTime reads a timestamp and holds it against the clock.
+func (v *Verifier) checkTime(timestamp string) (time.Time, error) {
+	at, err := ParseTime(timestamp)
+	if err != nil {
+		return time.Time{}, Errorf(CodeInvalidParameter, "Timestamp: %v", err)
+	}
+	now := time.Now()
+	if v.Now != nil {
+		now = v.Now()
+	}
+	if off := now.Sub(at); off > ClockWindow || off < -ClockWindow {
+		return time.Time{}, Errorf(CodeInvalidTimeStampExpired, "Timestamp: %s is more than %d minutes from the endpoint's clock, %s; set the clocks", timestamp, int(ClockWindow.Minutes()), FormatTime(now))
+	}
+	return at, nil
+}
+
+func (v *Verifier) secret(ctx context.Context, key string) (string, error) {
+	secret, found, err := v.Secret(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	if !found {
+		return "", Errorf(CodeInvalidAccessKeyIDNotFound, "There is no access key %s, or it is disabled", quote(key))
+	}
+	return secret, nil
+}
+
+func (v *Verifier) useNonce(ctx context.Context, key, nonce string, at time.Time) error {
+	fresh, err := v.Nonces.Use(ctx, key, nonce, at.Add(ClockWindow))
+	if err != nil {
+		return err
+	}
+	if !fresh {
+		return Errorf(CodeSignatureNonceUsed, "SignatureNonce: %s was used before; every request needs a new one", quote(nonce))
+	}
+	return nil
+}
+
+// Request is a call as it came, before anything in it is trusted.
+type Request struct {
+	// Method is GET or POST.
+	Method string
+	// Values are the parameters of the query and, with POST, of the form.
+	Values url.Values
+	Header http.Header
+	// Body is the body as it was sent, for signatures that cover it.
+	Body []byte
+}
