@@ -1,0 +1,155 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/smc"
+)
+
+// HashSecret is how activation codes and agent tokens are kept: both are long random strings, so a plain SHA-256
+// cannot be reversed.
+func HashSecret(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// PutAccessKey stores a key pair, replacing one of the same id.
+func (s *Store) PutAccessKey(ctx context.Context, key AccessKey) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO access_keys (access_key_id, secret, account_id, created_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (access_key_id) DO UPDATE SET secret = excluded.secret, account_id = excluded.account_id`,
+			key.AccessKeyID, key.Secret, key.AccountID, millis(s.now()))
+		return err
+	})
+}
+
+// AccessKey returns the key pair of an id, or ErrNotFound.
+func (s *Store) AccessKey(ctx context.Context, id string) (AccessKey, error) {
+	key := AccessKey{AccessKeyID: id}
+	err := s.db.QueryRowContext(ctx, `SELECT secret, account_id FROM access_keys WHERE access_key_id = ?`, id).Scan(&key.Secret, &key.AccountID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return AccessKey{}, ErrNotFound
+	}
+	return key, err
+}
+
+// UseNonce records a signature nonce until expires and reports whether it was new.
+func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires time.Time) (bool, error) {
+	fresh := false
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO nonces (access_key_id, nonce, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+			accessKeyID, nonce, millis(expires)))
+		fresh = n == 1
+		return err
+	})
+	return fresh, err
+}
+
+// ForgetNonces drops the nonces that have expired.
+func (s *Store) ForgetNonces(ctx context.Context) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM nonces WHERE expires_at < ?`, millis(s.now()))
+		return err
+	})
+}
+
+// CreateAccessToken stores an activation code's record; code is kept as a hash.
+func (s *Store) CreateAccessToken(ctx context.Context, token AccessToken, code string) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO access_tokens
+			(access_token_id, account_id, region_id, name, description, code_hash, max_count, ttl_days, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			token.AccessTokenID, token.AccountID, token.RegionID, token.Name, token.Description, HashSecret(code), token.Count, token.TTLDays, millis(s.now()))
+		return err
+	})
+}
+
+// RegisterSource registers a source server with an activation code and returns it. agentToken is what the agent will
+// authenticate with from now on; it is kept as a hash. The same stateID gets its own source again with the new token, so that
+// an answer lost on the way leaves no second source. Errors are *smc.Error: InvalidActivationCode (unknown, disabled,
+// expired or used up), SourceServerName.Duplicate, QuotaExceeded.SourceServer.
+func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, name string, server agentapi.Server, quota int) (*Source, error) {
+	source := &Source{
+		SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
+		CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
+	}
+	description, err := json.Marshal(server)
+	if err != nil {
+		return nil, err
+	}
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		var tokenID string
+		var maxCount, used, ttl, disabled int
+		var created int64
+		err := tx.QueryRowContext(ctx, `SELECT access_token_id, account_id, region_id, max_count, registered_count, ttl_days, disabled, created_at
+			FROM access_tokens WHERE code_hash = ?`, HashSecret(code)).
+			Scan(&tokenID, &source.AccountID, &source.RegionID, &maxCount, &used, &ttl, &disabled, &created)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code is not known to this center: check that it was copied whole, or make a new one with CreateAccessToken")
+		case err != nil:
+			return err
+		case disabled != 0:
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s was disabled: make a new one with CreateAccessToken", tokenID)
+		case s.now().After(fromMillis(created).AddDate(0, 0, ttl)):
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", tokenID, ttl)
+		}
+		registered, err := s.reregister(ctx, tx, source.AccountID, stateID, name, agentToken)
+		if err != nil || registered != nil {
+			source = registered
+			return err
+		}
+		if used >= maxCount {
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has registered its %d source servers: make a new one with CreateAccessToken", tokenID, maxCount)
+		}
+		var sources int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM source_servers WHERE account_id = ?`, source.AccountID).Scan(&sources); err != nil {
+			return err
+		}
+		if sources >= quota {
+			return smc.Errorf(smc.CodeQuotaExceededSourceServer, "account %s has %d source servers, its quota: delete one first", source.AccountID, sources)
+		}
+		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO source_servers
+			(source_id, account_id, region_id, name, state, server, token_hash, state_id, heartbeat_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (account_id, name) DO NOTHING`,
+			source.SourceID, source.AccountID, source.RegionID, name, string(source.State), string(description), HashSecret(agentToken), stateID,
+			millis(source.HeartbeatAt), millis(source.CreatedAt)))
+		if err != nil {
+			return fmt.Errorf("insert source: %w", err)
+		}
+		if n == 0 {
+			return smc.Errorf(smc.CodeSourceServerNameDuplicate, "a source server named %q is registered already: give the agent another --name, or its former --state folder", name)
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, tokenID); err != nil {
+			return err
+		}
+		return s.sourceEvent(ctx, tx, source, "", "registered")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return source, nil
+}
+
+// reregister hands a new agent token to the source that stateID registered before; nil when there is none.
+func (s *Store) reregister(ctx context.Context, tx *sql.Tx, accountID, stateID, name, agentToken string) (*Source, error) {
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND state_id = ?`, accountID, stateID))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if source.Name != name {
+		return nil, smc.Errorf(smc.CodeSourceServerNameDuplicate, "this agent is registered as %q already, not as %q: start it with that name", source.Name, name)
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE source_servers SET token_hash = ? WHERE source_id = ?`, HashSecret(agentToken), source.SourceID)
+	return source, err
+}

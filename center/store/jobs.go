@@ -1,0 +1,319 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover/drover/smc"
+)
+
+const selectJob = `SELECT job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
+	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at FROM replication_jobs`
+
+func scanJob(row rowScanner) (*Job, error) {
+	var job Job
+	var spec string
+	var created, started, ended, valid, scheduled int64
+	err := row.Scan(&job.JobID, &job.AccountID, &job.RegionID, &job.SourceID, &job.Name, &job.ImageName, &spec, &job.Status, &job.BusinessStatus,
+		&job.Sequence, &job.Run, &job.RunType, &job.CutOver, &job.HostID, &job.ImageID, &job.Progress, &job.ErrorCode, &job.StatusInfo,
+		&created, &started, &ended, &valid, &scheduled)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(spec), &job.Spec); err != nil {
+		return nil, fmt.Errorf("job %s: %w", job.JobID, err)
+	}
+	job.CreatedAt, job.StartedAt, job.EndedAt = fromMillis(created), fromMillis(started), fromMillis(ended)
+	job.ValidUntil, job.ScheduledStartAt = fromMillis(valid), fromMillis(scheduled)
+	return &job, nil
+}
+
+// JobFilter narrows Jobs; empty fields do not filter, the others must all match.
+type JobFilter struct {
+	JobIDs, SourceIDs []string
+	Name, RegionID    string
+	Status            smc.JobStatus
+	BusinessStatus    smc.BusinessStatus
+}
+
+// Jobs lists the jobs of an account with their runs, newest first, and how many match in all.
+func (s *Store) Jobs(ctx context.Context, accountID string, filter JobFilter, page Page) ([]*Job, int, error) {
+	where := newConditions("account_id = ?", accountID)
+	where.in("job_id", filter.JobIDs)
+	where.in("source_id", filter.SourceIDs)
+	where.equal("name", filter.Name)
+	where.equal("region_id", filter.RegionID)
+	where.equal("status", string(filter.Status))
+	if filter.BusinessStatus != "" {
+		where.equal("status", string(smc.StatusRunning)) // a phase is shown only of a Running job
+		where.equal("business_status", string(filter.BusinessStatus))
+	}
+	jobs, total, err := list(ctx, s.db, selectJob, "replication_jobs", "created_at DESC, job_id", where, page, scanJob)
+	if err != nil {
+		return nil, 0, err
+	}
+	return jobs, total, s.fillRuns(ctx, jobs...)
+}
+
+// Job returns one job of an account with its runs, or ErrNotFound.
+func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) {
+	job, err := scanJob(s.db.QueryRowContext(ctx, selectJob+` WHERE account_id = ? AND job_id = ?`, accountID, jobID))
+	if err != nil {
+		return nil, err
+	}
+	return job, s.fillRuns(ctx, job)
+}
+
+// JobByID is Job for the center's own workers, which act for every account.
+func (s *Store) JobByID(ctx context.Context, jobID string) (*Job, error) {
+	return scanJob(s.db.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
+}
+
+func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
+	byID := make(map[string]*Job, len(jobs))
+	ids := make([]string, 0, len(jobs))
+	for _, job := range jobs {
+		byID[job.JobID], ids = job, append(ids, job.JobID)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	where := &conditions{}
+	where.in("job_id", ids)
+	rows, err := s.db.QueryContext(ctx, `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
+		FROM replication_runs`+where.String()+` ORDER BY job_id, number`, where.args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		var run Run
+		var started, ended int64
+		if err := rows.Scan(&id, &run.Number, &run.Type, &run.Status, &started, &ended, &run.ImageID,
+			&run.BytesTotal, &run.BytesRead, &run.BytesSent, &run.BytesSentRaw, &run.Rate); err != nil {
+			return err
+		}
+		run.StartedAt, run.EndedAt = fromMillis(started), fromMillis(ended)
+		byID[id].Runs = append(byID[id].Runs, run)
+	}
+	return rows.Err()
+}
+
+// CreateJob checks the rules of CreateReplicationJob that need the world, fills in the defaults that follow from the
+// source, and writes the job as Ready with its first event, all in one transaction. A ClientToken seen before gives
+// the JobId it made (CONTRACT: ClientToken). quota is the most jobs an account may have.
+//
+// Errors are *smc.Error with the codes CONTRACT.md lists for Create.
+func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, validUntil time.Time, quota int) (jobID string, err error) {
+	now := s.now().UTC()
+	request, err := json.Marshal(spec)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(request)
+	digest := hex.EncodeToString(sum[:])
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		if spec.ClientToken != nil && *spec.ClientToken != "" {
+			var known string
+			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, accountID, *spec.ClientToken).Scan(&jobID, &known)
+			switch {
+			case err == nil && known == digest:
+				return nil
+			case err == nil:
+				return smc.Errorf(smc.CodeIdempotentParameterMismatch, "ClientToken %q was used for job %s with other parameters: use a new token for a new job", *spec.ClientToken, jobID)
+			case !errors.Is(err, sql.ErrNoRows):
+				return err
+			}
+		}
+		job := &Job{
+			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name),
+			Status: smc.StatusReady, CreatedAt: now, ValidUntil: validUntil, Spec: spec,
+		}
+		jobID = job.JobID
+		if spec.ScheduledStartTime != nil && *spec.ScheduledStartTime != "" {
+			at, err := smc.ParseTime(*spec.ScheduledStartTime)
+			if err != nil {
+				return err
+			}
+			job.ScheduledStartAt = at
+		}
+		source, err := s.freeSource(ctx, tx, job)
+		if err != nil {
+			return err
+		}
+		if err := fitToSource(job, source); err != nil {
+			return err
+		}
+		if err := s.freeNames(ctx, tx, job); err != nil {
+			return err
+		}
+		var jobs int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs WHERE account_id = ?`, accountID).Scan(&jobs); err != nil {
+			return err
+		}
+		if jobs >= quota {
+			return smc.Errorf(smc.CodeQuotaExceededReplicationJob, "account %s has %d replication jobs, its quota: delete one first", accountID, jobs)
+		}
+		filled, err := json.Marshal(job.Spec)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
+			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, string(filled), string(job.Status),
+			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt)); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET job_id = ? WHERE source_id = ?`, job.JobID, job.SourceID); err != nil {
+			return err
+		}
+		if spec.ClientToken != nil && *spec.ClientToken != "" {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO client_tokens (account_id, token, digest, job_id, created_at) VALUES (?, ?, ?, ?, ?)`,
+				accountID, *spec.ClientToken, digest, job.JobID, millis(now)); err != nil {
+				return err
+			}
+		}
+		return s.jobEvent(ctx, tx, nil, job, "created")
+	})
+	return jobID, err
+}
+
+// freeSource returns the job's source if it can be given a job: it exists, no unfinished job holds it, it is Available.
+func (s *Store) freeSource(ctx context.Context, tx *sql.Tx, job *Job) (*Source, error) {
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`, job.AccountID, job.SourceID))
+	if errors.Is(err, ErrNotFound) {
+		return nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist: DescribeSourceServers lists those there are", job.SourceID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var holder, status string
+	err = tx.QueryRowContext(ctx, `SELECT job_id, status FROM replication_jobs WHERE source_id = ?
+		AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.SourceID).Scan(&holder, &status)
+	if err == nil {
+		return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) has the unfinished job %s, which is %s: finish or delete that job first", source.SourceID, source.Name, holder, status)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	if source.State != smc.SourceAvailable {
+		return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is %s, not Available: %s", source.SourceID, source.Name, source.State, "check its agent")
+	}
+	return source, nil
+}
+
+const gib = 1 << 30
+
+// fitToSource fills in what follows from the source's disks and refuses what does not fit them.
+func fitToSource(job *Job, source *Source) error {
+	if job.ImageName = value(job.Spec.ImageName); job.ImageName == "" {
+		job.ImageName = source.Name + "_" + job.JobID
+	}
+	sizes := map[int]int64{}
+	for _, disk := range source.Server.Disks {
+		sizes[disk.Index] = disk.SizeBytes
+	}
+	inGiB := func(size int64) int { return int((size + gib - 1) / gib) }
+	const smallest = 20 // GiB, CONTRACT: SystemDiskSize, DataDisk
+	if job.Spec.SystemDiskSize == nil {
+		size := max(smallest, inGiB(sizes[0]))
+		job.Spec.SystemDiskSize = &size
+	}
+	if int64(*job.Spec.SystemDiskSize)*gib < sizes[0] {
+		return smc.Errorf(smc.CodeUnsupportedFeature, "SystemDiskSize %d GiB is less than the system disk of source server %s (%d bytes): this center does not shrink disks, ask for at least %d",
+			*job.Spec.SystemDiskSize, source.SourceID, sizes[0], inGiB(sizes[0]))
+	}
+	if len(job.Spec.DataDisk) == 0 {
+		for _, disk := range source.Server.Disks[1:] {
+			index, size := disk.Index, max(smallest, inGiB(disk.SizeBytes))
+			job.Spec.DataDisk = append(job.Spec.DataDisk, smc.DataDiskTarget{Index: &index, Size: &size})
+		}
+		return nil
+	}
+	for n, disk := range job.Spec.DataDisk {
+		size, ok := sizes[*disk.Index]
+		if !ok || *disk.Index == 0 {
+			return smc.Errorf(smc.CodeReplicationJobDataDiskIndexInvalid, "DataDisk.%d.Index %d: source server %s has %d data disks", n+1, *disk.Index, source.SourceID, len(sizes)-1)
+		}
+		if disk.Size != nil && int64(*disk.Size)*gib < size {
+			return smc.Errorf(smc.CodeUnsupportedFeature, "DataDisk.%d.Size %d GiB is less than data disk %d of source server %s (%d bytes): this center does not shrink disks, ask for at least %d",
+				n+1, *disk.Size, *disk.Index, source.SourceID, size, inGiB(size))
+		}
+	}
+	return nil
+}
+
+// freeNames refuses a job name or image name that another job holds. The unique indexes hold the same rule; asking
+// first gives the better message.
+func (s *Store) freeNames(ctx context.Context, tx *sql.Tx, job *Job) error {
+	var holder string
+	err := tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> ''`, job.AccountID, job.Name).Scan(&holder)
+	if err == nil {
+		return smc.Errorf(smc.CodeReplicationJobNameDuplicate, "the name %q belongs to replication job %s: choose another", job.Name, holder)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	err = tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND region_id = ? AND image_name = ?
+		AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.AccountID, job.RegionID, job.ImageName).Scan(&holder)
+	if err == nil {
+		return smc.Errorf(smc.CodeImageNameUsedByReplicationJob, "the image name %q is held by the unfinished replication job %s: choose another", job.ImageName, holder)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	return nil
+}
+
+// JobsWithoutWorkflow returns the ids of jobs whose entity workflow was not seen to start.
+func (s *Store) JobsWithoutWorkflow(ctx context.Context, limit int) ([]string, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT job_id FROM replication_jobs WHERE workflow_started = 0 ORDER BY created_at LIMIT ?`, limit)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, func(row rowScanner) (string, error) {
+		var id string
+		return id, row.Scan(&id)
+	})
+}
+
+// MarkWorkflowStarted records that a job's entity workflow runs.
+func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
+	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 1 WHERE job_id = ?`, jobID)
+		return err
+	})
+}
+
+// ForgetWorkflows records that no entity workflow runs, because Temporal starts empty: the sweep starts them again
+// from the store (DESIGN: Temporal is the engine, the store is the record).
+func (s *Store) ForgetWorkflows(ctx context.Context) error {
+	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 0`)
+		return err
+	})
+}
+
+// state is as much of the job as decides what may be done to it.
+func (j *Job) state() smc.JobState {
+	return smc.JobState{Status: j.Status, BusinessStatus: j.BusinessStatus}
+}
+
+func value[T any](p *T) T {
+	var zero T
+	if p == nil {
+		return zero
+	}
+	return *p
+}

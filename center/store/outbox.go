@@ -1,0 +1,78 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/drover/drover/events"
+)
+
+// The store is the outbox that the relay moves to the stream.
+var _ events.Outbox = (*Store)(nil)
+
+// selectOutbox reads records; prev is where the record before it of the same subject stands in the stream.
+const selectOutbox = `SELECT o.event_id, o.subject, o.sequence, o.event, o.created_at,
+	COALESCE((SELECT p.stream_sequence FROM outbox p WHERE p.subject = o.subject AND p.id < o.id ORDER BY p.id DESC LIMIT 1), 0)
+	FROM outbox o`
+
+func scanRecord(row rowScanner) (events.Record, error) {
+	var record events.Record
+	var created int64
+	var event string
+	err := row.Scan(&record.ID, &record.Subject, &record.Sequence, &event, &created, &record.PrevStreamSeq)
+	record.Time, record.Data = fromMillis(created), []byte(event)
+	return record, err
+}
+
+// Pending implements events.Outbox: the oldest unpublished events, in the order they were written.
+func (s *Store) Pending(ctx context.Context, limit int) ([]events.Record, error) {
+	rows, err := s.db.QueryContext(ctx, selectOutbox+` WHERE o.published = 0 ORDER BY o.id LIMIT ?`, limit)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanRecord)
+}
+
+// MarkPublished implements events.Outbox: it records where in the stream an event stands.
+func (s *Store) MarkPublished(ctx context.Context, eventID string, streamSequence uint64) error {
+	// Quiet: that an event was published is nothing the relay needs to be woken for.
+	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+		n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = ?, published = 1 WHERE event_id = ?`, streamSequence, eventID))
+		if err == nil && n == 0 {
+			err = fmt.Errorf("event %s: %w", eventID, ErrNotFound)
+		}
+		return err
+	})
+}
+
+// Events returns the events of a resource in order, published or not.
+func (s *Store) Events(ctx context.Context, resourceID string) ([]events.Record, error) {
+	rows, err := s.db.QueryContext(ctx, selectOutbox+` WHERE o.resource_id = ? ORDER BY o.sequence`, resourceID)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanRecord)
+}
+
+// enqueue numbers nothing: it puts a numbered event into the outbox, under the key of its transition.
+func (s *Store) enqueue(ctx context.Context, tx *sql.Tx, resourceID, key string, payload events.Payload) error {
+	record, err := events.NewRecord(payload)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (event_id, resource_id, sequence, transition_key, subject, event, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		record.ID, resourceID, record.Sequence, key, record.Subject, string(record.Data), millis(s.now()))
+	return err
+}
+
+// written reports whether a transition of that key is in the outbox already.
+func written(ctx context.Context, tx *sql.Tx, resourceID, key string) (bool, error) {
+	var one int
+	err := tx.QueryRowContext(ctx, `SELECT 1 FROM outbox WHERE resource_id = ? AND transition_key = ?`, resourceID, key).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}

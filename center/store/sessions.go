@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/smc"
+)
+
+// ErrSessionClosed is returned for a sync session that is not open: the job is not Syncing that run (any more).
+var ErrSessionClosed = errors.New("the sync session is closed")
+
+// ErrFenced is returned for a sync session whose epoch was raised since: another writer took over, or the job stopped.
+var ErrFenced = errors.New("fenced: the epoch of the sync session was raised")
+
+// RaiseEpoch gives a new writer of a job's open session its epoch; every earlier writer is fenced by it.
+func (s *Store) RaiseEpoch(ctx context.Context, jobID string, run int) (int64, error) {
+	var epoch int64
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `UPDATE sync_sessions SET epoch = epoch + 1 WHERE job_id = ? AND run = ? AND open = 1 RETURNING epoch`,
+			jobID, run).Scan(&epoch)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("job %s, run %d: %w", jobID, run, ErrSessionClosed)
+		}
+		return err
+	})
+	return epoch, err
+}
+
+// CheckEpoch returns nil while epoch is the current one of the job's open session, else ErrFenced.
+func (s *Store) CheckEpoch(ctx context.Context, jobID string, epoch int64) error {
+	var current int64
+	var open int
+	err := s.db.QueryRowContext(ctx, `SELECT epoch, open FROM sync_sessions WHERE job_id = ?`, jobID).Scan(&current, &open)
+	if errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("job %s: %w", jobID, ErrSessionClosed)
+	}
+	if err != nil {
+		return err
+	}
+	if open == 0 || current != epoch {
+		return fmt.Errorf("job %s: epoch %d, now %d: %w", jobID, epoch, current, ErrFenced)
+	}
+	return nil
+}
+
+// SessionOpen reports whether a run's session is open.
+func (s *Store) SessionOpen(ctx context.Context, jobID string, run int) (bool, error) {
+	var open int
+	err := s.db.QueryRowContext(ctx, `SELECT open FROM sync_sessions WHERE job_id = ? AND run = ?`, jobID, run).Scan(&open)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return open != 0, err
+}
+
+// Work returns what the agent of a source should be doing.
+func (s *Store) Work(ctx context.Context, sourceID string) (Work, error) {
+	var work Work
+	var open int
+	var parameters string
+	err := s.db.QueryRowContext(ctx, `SELECT generation, job_id, run, open, host_url, parameters FROM sync_sessions WHERE source_id = ?`, sourceID).
+		Scan(&work.Generation, &work.JobID, &work.Run, &open, &work.HostURL, &parameters)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Work{Generation: 1}, nil
+	}
+	if err != nil {
+		return Work{}, err
+	}
+	if open == 0 {
+		return Work{Generation: work.Generation}, nil
+	}
+	return work, json.Unmarshal([]byte(parameters), &work.Parameters)
+}
+
+// Parameters are the job's replication parameters as its agent and its transition host need them.
+func (j *Job) Parameters() agentapi.Params {
+	p, err := smc.ParseReplicationParameters(value(j.Spec.ReplicationParameters))
+	if err != nil {
+		// Create refused anything that does not parse; should one slip in, the defaults are safe.
+		p, _ = smc.ParseReplicationParameters("")
+	}
+	return agentapi.Params{BandwidthLimit: p.BandwidthLimitKbps, CompressLevel: p.CompressLevel, Checksum: p.Checksum}
+}
+
+// hostAlive is how long a transition host counts as alive after its last heartbeat.
+const hostAlive = 30 * time.Second
+
+// HostHeartbeat records that a transition host lives, and where it listens.
+func (s *Store) HostHeartbeat(ctx context.Context, hostID, url string) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO hosts (host_id, url, heartbeat_at) VALUES (?, ?, ?)
+			ON CONFLICT (host_id) DO UPDATE SET url = excluded.url, heartbeat_at = excluded.heartbeat_at`, hostID, url, millis(s.now()))
+		return err
+	})
+}
+
+// HostURL returns where a transition host listens, or ErrNotFound.
+func (s *Store) HostURL(ctx context.Context, hostID string) (string, error) {
+	var url string
+	err := s.db.QueryRowContext(ctx, `SELECT url FROM hosts WHERE host_id = ?`, hostID).Scan(&url)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", fmt.Errorf("transition host %s: %w", hostID, ErrNotFound)
+	}
+	return url, err
+}
+
+// pickHost chooses the live transition host with the fewest jobs.
+func (s *Store) pickHost(ctx context.Context, tx *sql.Tx) (string, error) {
+	var hostID string
+	err := tx.QueryRowContext(ctx, `SELECT h.host_id FROM hosts h LEFT JOIN replication_jobs j ON j.host_id = h.host_id
+		WHERE h.heartbeat_at >= ? GROUP BY h.host_id ORDER BY COUNT(j.job_id), h.host_id LIMIT 1`, millis(s.now().Add(-hostAlive))).Scan(&hostID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", smc.Errorf(smc.CodeTransitionHostUnavailable, "no transition host has reported in the last %s: start a worker with the role transition", hostAlive)
+	}
+	return hostID, err
+}

@@ -1,0 +1,208 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/smc"
+)
+
+const selectSource = `SELECT source_id, account_id, region_id, name, description, state, error_code, status_info, server, heartbeat_at, created_at, sequence, job_id
+	FROM source_servers`
+
+// rowScanner is *sql.Row or *sql.Rows.
+type rowScanner interface{ Scan(dest ...any) error }
+
+func scanSource(row rowScanner) (*Source, error) {
+	var source Source
+	var server string
+	var heartbeat, created int64
+	err := row.Scan(&source.SourceID, &source.AccountID, &source.RegionID, &source.Name, &source.Description, &source.State,
+		&source.ErrorCode, &source.StatusInfo, &server, &heartbeat, &created, &source.Sequence, &source.JobID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(server), &source.Server); err != nil {
+		return nil, fmt.Errorf("source %s: %w", source.SourceID, err)
+	}
+	source.HeartbeatAt, source.CreatedAt = fromMillis(heartbeat), fromMillis(created)
+	return &source, nil
+}
+
+// SourceFilter narrows Sources; empty fields do not filter, the others must all match.
+type SourceFilter struct {
+	SourceIDs   []string
+	JobID, Name string
+	State       smc.SourceState
+}
+
+// Page is a slice of a listing; Number counts from 1.
+type Page struct{ Number, Size int }
+
+// Sources lists the source servers of an account, newest first, and how many match in all.
+func (s *Store) Sources(ctx context.Context, accountID string, filter SourceFilter, page Page) ([]*Source, int, error) {
+	where := newConditions("account_id = ?", accountID)
+	where.in("source_id", filter.SourceIDs)
+	where.equal("job_id", filter.JobID)
+	where.equal("name", filter.Name)
+	where.equal("state", string(filter.State))
+	return list(ctx, s.db, selectSource, "source_servers", "created_at DESC, source_id", where, page, scanSource)
+}
+
+// Source returns one source server of an account, or ErrNotFound.
+func (s *Store) Source(ctx context.Context, accountID, sourceID string) (*Source, error) {
+	return scanSource(s.db.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`, accountID, sourceID))
+}
+
+// SourceByToken returns the source server an agent token belongs to, or ErrNotFound.
+func (s *Store) SourceByToken(ctx context.Context, agentToken string) (*Source, error) {
+	return scanSource(s.db.QueryRowContext(ctx, selectSource+` WHERE token_hash = ?`, HashSecret(agentToken)))
+}
+
+// Heartbeat records that a source's agent lives and what its server looks like. A source that was Unavailable returns
+// to Available, or InUse when a job of it is Running.
+func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.Server) error {
+	description, err := json.Marshal(server)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *sql.Tx) error {
+		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
+		if err != nil {
+			return fmt.Errorf("source %s: %w", sourceID, err)
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET heartbeat_at = ?, server = ? WHERE source_id = ?`,
+			millis(s.now()), string(description), sourceID); err != nil {
+			return err
+		}
+		return s.moveSource(ctx, tx, source, "")
+	})
+}
+
+// MarkOffline makes every source server Unavailable that was last heard of before the given time (CONTRACT: offline
+// after three heartbeats), and returns their ids.
+func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, error) {
+	var stale []*Source
+	rows, err := s.db.QueryContext(ctx, selectSource+` WHERE heartbeat_at < ? AND state <> ?`, millis(before), string(smc.SourceUnavailable))
+	if err != nil {
+		return nil, err
+	}
+	if stale, err = collect(rows, scanSource); err != nil || len(stale) == 0 {
+		return nil, err
+	}
+	var ids []string
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		ids = nil
+		for _, candidate := range stale {
+			source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, candidate.SourceID))
+			if errors.Is(err, ErrNotFound) || err == nil && !source.HeartbeatAt.Before(before) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.moveSource(ctx, tx, source, smc.CodeSourceServerOffline); err != nil {
+				return err
+			}
+			ids = append(ids, source.SourceID)
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// moveSource gives a source the State that follows from the record: Unavailable with errorCode when one is given,
+// else InUse while a job of it is Running, else Available. It writes an event when that is a change.
+func (s *Store) moveSource(ctx context.Context, tx *sql.Tx, source *Source, errorCode string) error {
+	previous := source.State
+	var running int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs WHERE source_id = ? AND status = ?`,
+		source.SourceID, string(smc.StatusRunning)).Scan(&running); err != nil {
+		return err
+	}
+	source.ErrorCode, source.StatusInfo = errorCode, ""
+	switch {
+	case errorCode != "":
+		source.State = smc.SourceUnavailable
+		info, err := json.Marshal(map[string]string{
+			"error_code": errorCode,
+			"error_msg":  "no heartbeat since " + source.HeartbeatAt.Format(time.RFC3339) + ": check that the agent runs and reaches the center",
+		})
+		if err != nil {
+			return err
+		}
+		source.StatusInfo = string(info)
+	case running > 0:
+		source.State = smc.SourceInUse
+	default:
+		source.State = smc.SourceAvailable
+	}
+	if source.State == previous {
+		return nil
+	}
+	return s.sourceEvent(ctx, tx, source, previous, "")
+}
+
+// conditions builds the WHERE clause of a listing.
+type conditions struct {
+	clauses []string
+	args    []any
+}
+
+func newConditions(clause string, args ...any) *conditions {
+	return &conditions{clauses: []string{clause}, args: args}
+}
+
+func (c *conditions) equal(column, value string) {
+	if value != "" {
+		c.clauses, c.args = append(c.clauses, column+" = ?"), append(c.args, value)
+	}
+}
+
+func (c *conditions) in(column string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	c.clauses = append(c.clauses, column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")")
+	for _, value := range values {
+		c.args = append(c.args, value)
+	}
+}
+
+func (c *conditions) String() string { return " WHERE " + strings.Join(c.clauses, " AND ") }
+
+func list[T any](ctx context.Context, db *sql.DB, selectRows, table, order string, where *conditions, page Page, scan func(rowScanner) (T, error)) ([]T, int, error) {
+	var total int
+	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table+where.String(), where.args...).Scan(&total); err != nil {
+		return nil, 0, err
+	}
+	rows, err := db.QueryContext(ctx, selectRows+where.String()+` ORDER BY `+order+` LIMIT ? OFFSET ?`,
+		append(where.args, page.Size, (page.Number-1)*page.Size)...)
+	if err != nil {
+		return nil, 0, err
+	}
+	items, err := collect(rows, scan)
+	return items, total, err
+}
+
+func collect[T any](rows *sql.Rows, scan func(rowScanner) (T, error)) ([]T, error) {
+	defer func() { _ = rows.Close() }()
+	var items []T
+	for rows.Next() {
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item)
+	}
+	return items, rows.Err()
+}

@@ -1,0 +1,455 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover/drover/events"
+	"github.com/drover/drover/smc"
+)
+
+// change describes one transition of a job: where it may start from, and what it writes.
+type change struct {
+	jobID string
+	key   string // idempotency: the same key of the same job is written once
+	// from says whether the transition may happen; nil error means yes. It sees the row as it is in the transaction.
+	from func(*Job) error
+	// apply changes the job; what it sets is written, and further rows may be written with tx.
+	apply func(tx *sql.Tx, job *Job) error
+}
+
+// transition writes a change of a job, its event and the state of its source in one transaction, and returns the job
+// as it is afterwards. A key that was written before makes it a no-op.
+func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
+	var job *Job
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var err error
+		job, err = scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, c.jobID))
+		if errors.Is(err, ErrNotFound) {
+			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s does not exist", c.jobID)
+		}
+		if err != nil {
+			return err
+		}
+		if done, err := written(ctx, tx, c.jobID, c.key); err != nil || done {
+			return err // done: by an earlier attempt
+		}
+		if err := c.from(job); err != nil {
+			return err
+		}
+		previous := *job
+		if err := c.apply(tx, job); err != nil {
+			return err
+		}
+		return s.writeTransition(ctx, tx, &previous, job, c.key)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("job %s, transition %s: %w", c.jobID, c.key, err)
+	}
+	return job, nil
+}
+
+// writeTransition updates the job's row, writes its event and moves its source along.
+func (s *Store) writeTransition(ctx context.Context, tx *sql.Tx, previous, job *Job, key string) error {
+	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
+		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ? WHERE job_id = ?`,
+		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
+		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.JobID); err != nil {
+		return err
+	}
+	if err := s.jobEvent(ctx, tx, previous, job, key); err != nil {
+		return err
+	}
+	if (previous.Status == smc.StatusRunning) == (job.Status == smc.StatusRunning) {
+		return nil
+	}
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, job.SourceID))
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if source.State == smc.SourceUnavailable {
+		return nil // it stays so until it is heard of
+	}
+	return s.moveSource(ctx, tx, source, "")
+}
+
+// jobEvent numbers a transition of a job and puts its event into the outbox.
+func (s *Store) jobEvent(ctx context.Context, tx *sql.Tx, previous, job *Job, key string) error {
+	job.Sequence++
+	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
+		return err
+	}
+	data := events.JobStatusChanged{
+		AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Name: job.Name,
+		Sequence: uint64(job.Sequence), Status: string(job.Status), BusinessStatus: businessStatus(job),
+		Run: job.Run, RunType: string(job.RunType), ImageID: job.ImageID,
+		ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo, Progress: job.Progress, Time: s.now().UTC(),
+	}
+	if previous != nil {
+		data.PreviousStatus, data.PreviousBusinessStatus = string(previous.Status), businessStatus(previous)
+	}
+	return s.enqueue(ctx, tx, job.JobID, key, data)
+}
+
+// businessStatus is what the API and the events show: a phase means something only while the job is Running.
+func businessStatus(job *Job) string {
+	if job.Status != smc.StatusRunning {
+		return ""
+	}
+	return string(job.BusinessStatus)
+}
+
+// sourceEvent writes a source's State, numbers the transition and puts its event into the outbox.
+func (s *Store) sourceEvent(ctx context.Context, tx *sql.Tx, source *Source, previous smc.SourceState, key string) error {
+	source.Sequence++
+	if key == "" {
+		key = fmt.Sprintf("%s/%d", source.State, source.Sequence)
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET state = ?, error_code = ?, status_info = ?, sequence = ? WHERE source_id = ?`,
+		string(source.State), source.ErrorCode, source.StatusInfo, source.Sequence, source.SourceID); err != nil {
+		return err
+	}
+	return s.enqueue(ctx, tx, source.SourceID, key, events.SourceStateChanged{
+		AccountID: source.AccountID, RegionID: source.RegionID, SourceID: source.SourceID, Name: source.Name, Sequence: uint64(source.Sequence),
+		State: string(source.State), PreviousState: string(previous), ErrorCode: source.ErrorCode, StatusInfo: source.StatusInfo, Time: s.now().UTC(),
+	})
+}
+
+// RunStart tells what a start of a job's run set in motion.
+type RunStart struct {
+	Run            int
+	Type           smc.RunType
+	BusinessStatus smc.BusinessStatus // the phase to go on from
+	HostID         string             // transition host that does the work
+	Lap            int64              // number of this transition: it sets a resumed run apart from its earlier laps
+}
+
+// StartRun makes a job Running. From Stopped and InError it resumes its run in the phase it had reached; from Ready
+// and Waiting it begins the next run. cutOver, when not CutOverNone, is kept as the job's intent: the run is its last.
+// Errors: SourceServerState.Invalid when the source is Unavailable; ReplicationJob.InvalidStatus when another
+// operation moved the job; TransitionHost.Unavailable when there is none alive.
+func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Trigger, runType smc.RunType, cutOver CutOver) (*RunStart, error) {
+	job, err := s.transition(ctx, change{
+		jobID: jobID, key: key,
+		from: func(job *Job) error { return smc.Allowed(trigger, job.state()) },
+		apply: func(tx *sql.Tx, job *Job) error {
+			if err := s.requireSource(ctx, tx, job.SourceID); err != nil {
+				return err
+			}
+			if job.HostID == "" {
+				host, err := s.pickHost(ctx, tx)
+				if err != nil {
+					return err
+				}
+				job.HostID = host
+			}
+			now := s.now().UTC()
+			if job.Status == smc.StatusReady || job.Status == smc.StatusWaiting {
+				job.Run++
+				job.RunType, job.BusinessStatus, job.Progress = runType, smc.BusinessPreparing, 0
+				if _, err := tx.ExecContext(ctx, `INSERT INTO replication_runs (job_id, number, type, status, started_at) VALUES (?, ?, ?, ?, ?)`,
+					job.JobID, job.Run, string(runType), string(smc.RunRunning), millis(now)); err != nil {
+					return err
+				}
+			} else {
+				if job.BusinessStatus == smc.BusinessSyncing {
+					// Preparing opens the sync session; what it finds done it does not do again.
+					job.BusinessStatus = smc.BusinessPreparing
+				}
+				if err := setRun(ctx, tx, job, smc.RunRunning, time.Time{}); err != nil {
+					return err
+				}
+			}
+			if cutOver != CutOverNone {
+				job.CutOver = cutOver
+			}
+			if job.StartedAt.IsZero() {
+				job.StartedAt = now
+			}
+			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusRunning, "", ""
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &RunStart{Run: job.Run, Type: job.RunType, BusinessStatus: job.BusinessStatus, HostID: job.HostID, Lap: job.Sequence}, nil
+}
+
+func (s *Store) requireSource(ctx context.Context, tx *sql.Tx, sourceID string) error {
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
+	if errors.Is(err, ErrNotFound) {
+		return smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s does not exist any more", sourceID)
+	}
+	if err != nil {
+		return err
+	}
+	if source.State == smc.SourceUnavailable {
+		return smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is Unavailable: start its agent and try again", sourceID, source.Name)
+	}
+	return nil
+}
+
+func setRun(ctx context.Context, tx *sql.Tx, job *Job, status smc.RunStatus, ended time.Time) error {
+	_, err := tx.ExecContext(ctx, `UPDATE replication_runs SET status = ?, ended_at = ?, image_id = ? WHERE job_id = ? AND number = ?`,
+		string(status), millis(ended), job.ImageID, job.JobID, job.Run)
+	return err
+}
+
+// inPhase admits a transition only while the given run of the job is Running in the given phase.
+func inPhase(run int, phase smc.BusinessStatus) func(*Job) error {
+	return func(job *Job) error {
+		if job.Status != smc.StatusRunning || job.Run != run || job.BusinessStatus != phase {
+			return fmt.Errorf("%w: it is %s %s, run %d", ErrSuperseded, job.Status, job.BusinessStatus, job.Run)
+		}
+		return nil
+	}
+}
+
+// BeginSync moves a run from Preparing to Syncing and opens its session: from now on the agent of the source is told
+// to sync to hostURL. It returns ErrSuperseded when the run is no longer Preparing.
+func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostURL string, bytesTotal int64) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessPreparing),
+		apply: func(tx *sql.Tx, job *Job) error {
+			job.BusinessStatus = smc.BusinessSyncing
+			parameters, err := json.Marshal(job.Parameters())
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = ? WHERE job_id = ? AND number = ?`, bytesTotal, jobID, run); err != nil {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters) VALUES (?, ?, ?, 1, 1, 2, ?, ?)
+				ON CONFLICT (source_id) DO UPDATE SET job_id = excluded.job_id, run = excluded.run, epoch = sync_sessions.epoch + 1, open = 1,
+				generation = sync_sessions.generation + 1, host_url = excluded.host_url, parameters = excluded.parameters`,
+				job.SourceID, jobID, run, hostURL, string(parameters))
+			return err
+		},
+	})
+	return err
+}
+
+// closeSession ends the session of a job: its epoch is raised, so that no writer is left, and its agent is told to stop.
+func closeSession(ctx context.Context, tx *sql.Tx, jobID string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1 WHERE job_id = ? AND open = 1`, jobID)
+	return err
+}
+
+// EndSync moves a run from Syncing to Processing and closes its session.
+func (s *Store) EndSync(ctx context.Context, jobID, key string, run int) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessSyncing),
+		apply: func(tx *sql.Tx, job *Job) error {
+			job.BusinessStatus = smc.BusinessProcessing
+			job.Progress = max(job.Progress, progressSynced)
+			return closeSession(ctx, tx, jobID)
+		},
+	})
+	return err
+}
+
+// EndProcessing moves a run from Processing to Cleaning and records its image.
+func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing),
+		apply: func(tx *sql.Tx, job *Job) error {
+			description, err := json.Marshal(disks)
+			if err != nil {
+				return err
+			}
+			name, err := s.freeImageName(ctx, tx, job)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO images (image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+				imageID, job.AccountID, job.RegionID, name, jobID, job.SourceID, run, job.HostID, string(smc.ImageAvailable), string(description), millis(s.now())); err != nil {
+				return err
+			}
+			job.BusinessStatus, job.ImageID = smc.BusinessCleaning, imageID
+			job.Progress = max(job.Progress, progressProcessed)
+			return setRun(ctx, tx, job, smc.RunRunning, time.Time{})
+		},
+	})
+	return err
+}
+
+// freeImageName names the image of the current run: ImageName, with _CYCLE_<n> for an incremental job, and with
+// _<JobId> when an image of that name exists (CONTRACT: Jobs: states).
+func (s *Store) freeImageName(ctx context.Context, tx *sql.Tx, job *Job) (string, error) {
+	suffix := ""
+	if !job.RunOnce() {
+		suffix = fmt.Sprintf("_CYCLE_%d", job.Run)
+	}
+	name := job.ImageName + suffix
+	var taken int
+	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE account_id = ? AND region_id = ? AND image_name = ?`, job.AccountID, job.RegionID, name).Scan(&taken)
+	if taken > 0 {
+		name = job.ImageName + "_" + job.JobID + suffix
+	}
+	return name, err
+}
+
+// EndRun ends a run that was Cleaning: the job is Finished when it was the last one, else Waiting. released says that
+// the staging of the job is gone.
+func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released bool) (smc.JobStatus, error) {
+	job, err := s.transition(ctx, change{
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessCleaning),
+		apply: func(tx *sql.Tx, job *Job) error {
+			now := s.now().UTC()
+			job.Status = smc.StatusWaiting
+			if job.Final() {
+				job.Status, job.EndedAt = smc.StatusFinished, now
+			}
+			if released {
+				job.HostID = ""
+			}
+			job.BusinessStatus, job.Progress = "", 100
+			return setRun(ctx, tx, job, smc.RunSucceeded, now)
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	return job.Status, nil
+}
+
+// Fail makes a Running job InError, with the code and what a person can do about it; Start resumes it.
+func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info string) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key,
+		from: func(job *Job) error { return inPhase(run, job.BusinessStatus)(job) },
+		apply: func(tx *sql.Tx, job *Job) error {
+			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusInError, code, info
+			if err := setRun(ctx, tx, job, smc.RunFailed, s.now().UTC()); err != nil {
+				return err
+			}
+			return closeSession(ctx, tx, jobID)
+		},
+	})
+	return err
+}
+
+// Stop makes a job that is Running and Syncing Stopped. When it returns, no writer is left: the epoch was raised in the
+// same transaction (DESIGN: Fencing). Errors: ReplicationJob.InvalidStatus, ReplicationJob.InvalidBusinessStatus.
+func (s *Store) Stop(ctx context.Context, jobID, key string) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key,
+		from: func(job *Job) error { return smc.Allowed(smc.TriggerStop, job.state()) },
+		apply: func(tx *sql.Tx, job *Job) error {
+			job.Status = smc.StatusStopped
+			if err := setRun(ctx, tx, job, smc.RunStopped, s.now().UTC()); err != nil {
+				return err
+			}
+			return closeSession(ctx, tx, jobID)
+		},
+	})
+	return err
+}
+
+// FinishCutOver makes a Waiting job Finished with the images it has (CutOver with SyncData=false).
+func (s *Store) FinishCutOver(ctx context.Context, jobID, key string) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key,
+		from: func(job *Job) error { return smc.Allowed(smc.TriggerCutOver, job.state()) },
+		apply: func(_ *sql.Tx, job *Job) error {
+			job.Status, job.CutOver, job.EndedAt = smc.StatusFinished, CutOverAsIs, s.now().UTC()
+			return nil
+		},
+	})
+	return err
+}
+
+// BeginDelete makes a job Deleting. Error: ReplicationJob.InvalidStatus.
+func (s *Store) BeginDelete(ctx context.Context, jobID, key string) error {
+	_, err := s.transition(ctx, change{
+		jobID: jobID, key: key,
+		from: func(job *Job) error { return smc.Allowed(smc.TriggerDelete, job.state()) },
+		apply: func(tx *sql.Tx, job *Job) error {
+			job.Status = smc.StatusDeleting
+			return closeSession(ctx, tx, jobID)
+		},
+	})
+	return err
+}
+
+// statusDeleted stands in the last event of a job: the job is gone. No API call shows it.
+const statusDeleted smc.JobStatus = "Deleted"
+
+// EndDelete removes a job that is Deleting and whose staging was released, and tells the world so. Its images stay.
+// A job that is gone already is no error.
+func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if job.Status != smc.StatusDeleting {
+			return fmt.Errorf("job %s: %w: it is %s", jobID, ErrSuperseded, job.Status)
+		}
+		previous := *job
+		job.Status = statusDeleted
+		if err := s.jobEvent(ctx, tx, &previous, job, key); err != nil {
+			return err
+		}
+		for _, statement := range []string{
+			`DELETE FROM replication_runs WHERE job_id = ?`,
+			`DELETE FROM replication_jobs WHERE job_id = ?`,
+			`UPDATE source_servers SET job_id = '' WHERE job_id = ?`,
+		} {
+			if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// MarkReleased records that the staging of a job is gone from its host.
+func (s *Store) MarkReleased(ctx context.Context, jobID string) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET host_id = '' WHERE job_id = ?`, jobID)
+		return err
+	})
+}
+
+// What share of a job's Progress the end of a phase stands for, in percent.
+const (
+	progressPrepared  = 1.0
+	progressSynced    = 90.0
+	progressProcessed = 99.0
+)
+
+// SyncProgress is what a transition host reports of a run while it syncs.
+type SyncProgress struct {
+	BytesTotal, BytesRead, BytesSent, BytesSentRaw, Rate int64
+}
+
+// UpdateProgress records how far a run is. No figure but the rate ever goes backwards (DESIGN: Progress is data).
+func (s *Store) UpdateProgress(ctx context.Context, jobID string, run int, p SyncProgress) error {
+	percent := progressPrepared
+	if p.BytesTotal > 0 {
+		percent += (progressSynced - progressPrepared) * min(1, float64(p.BytesRead)/float64(p.BytesTotal))
+	}
+	return s.write(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = MAX(bytes_total, ?), bytes_read = MAX(bytes_read, ?),
+			bytes_sent = MAX(bytes_sent, ?), bytes_sent_raw = MAX(bytes_sent_raw, ?), rate = ? WHERE job_id = ? AND number = ?`,
+			p.BytesTotal, p.BytesRead, p.BytesSent, p.BytesSentRaw, p.Rate, jobID, run); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = MAX(progress, ?) WHERE job_id = ? AND run = ? AND status = ?`,
+			percent, jobID, run, string(smc.StatusRunning))
+		return err
+	})
+}
