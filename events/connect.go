@@ -48,9 +48,8 @@ func (s Security) Options() ([]nats.Option, error) {
 }
 
 // Connect opens a connection that never gives up: it also succeeds while no server answers, and
-// reconnects for ever. What is published while there is no connection fails at once rather than
-// being kept in memory: events wait in the outbox, progress is not worth keeping. url may be a list
-// separated by commas; name is shown by the server. opts come last and win.
+// reconnects for ever. url may be a list separated by commas; name is shown by the server. opts come
+// last and win.
 //
 // It fails for an address that cannot be read or a credentials file that cannot be used.
 func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn, error) {
@@ -61,7 +60,6 @@ func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn
 		nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(500 * time.Millisecond),
 		nats.ReconnectJitter(500*time.Millisecond, 2*time.Second),
-		nats.ReconnectBufSize(-1),
 		// A server that went away without closing its connections is noticed within 20 s.
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),

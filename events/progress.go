@@ -34,8 +34,11 @@ type Progress struct {
 }
 
 // PublishProgress sends p to whoever listens just now. The error says that there is no connection;
-// it may be ignored, the next progress makes up for it.
+// it may be ignored, the next progress makes up for it. So nothing is buffered meanwhile.
 func PublishProgress(nc *nats.Conn, p Progress) error {
+	if !nc.IsConnected() {
+		return fmt.Errorf("publish progress of job %s: %w", p.JobID, nats.ErrDisconnected)
+	}
 	data, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode progress of job %s: %w", p.JobID, err)

@@ -64,8 +64,8 @@ func NewPublisher(js jetstream.JetStream, stream string) *Publisher {
 
 // Publish stores a record and returns its sequence in the stream. It is stored only if the last
 // message of its subject is r.PrevStreamSeq; else the error is a [*ConflictError]. After any other
-// error the record may have been stored or not; publishing it again is safe. A record the stream
-// already has, by its id and within the duplicate window, counts as stored.
+// error the record may have been stored or not; publishing it again is safe: if it was stored, the
+// conflict's last message is that record or a later one.
 func (p *Publisher) Publish(ctx context.Context, r Record) (streamSeq uint64, err error) {
 	if r.Headers == nil {
 		ev, err := Decode(r.Data)

@@ -12,7 +12,7 @@ import (
 const StreamName = "SMC"
 
 // DefaultDuplicateWindow is how long the stream remembers message ids. Exactly-once does not rest on
-// it (see [Relay]): it only spares a look at the subject's last message.
+// it (see [Relay]): it guards against publishers that expect nothing of the subject's last message.
 const DefaultDuplicateWindow = 10 * time.Minute
 
 // StreamConfig says how the stream is kept. The zero value is good for one machine: everything is

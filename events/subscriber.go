@@ -83,7 +83,7 @@ type SubscribeConfig struct {
 	// subscribers an older event of a resource may come after a newer one and is then dropped.
 	MaxAckPending int
 	// AckWait is how long the server waits for a subscriber that vanished before it hands the event
-	// to another. A handler may take longer. Default 30 s.
+	// to another. A handler may take longer. Default 10 s.
 	AckWait time.Duration
 	// MinRetry and MaxRetry bound the wait before an event whose handler failed comes again; it
 	// doubles with every failure. Default 500 ms and 30 s.
@@ -113,7 +113,7 @@ func Subscribe(ctx context.Context, js jetstream.JetStream, cfg SubscribeConfig,
 		cfg.Stream = StreamName
 	}
 	orDefault(&cfg.MaxAckPending, 1)
-	orDefault(&cfg.AckWait, 30*time.Second)
+	orDefault(&cfg.AckWait, 10*time.Second)
 	orDefault(&cfg.MinRetry, 500*time.Millisecond)
 	orDefault(&cfg.MaxRetry, 30*time.Second)
 	if cfg.Log == nil {
@@ -342,7 +342,7 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 	log = log.With(zap.String("event_id", ev.CloudEvent.ID()))
 
 	if ev.Sequence <= s.handled[ev.Subject] {
-		s.settle(log, msg.Ack)
+		s.confirm(ctx, log, msg)
 		return nil
 	}
 	if held, ok := s.held[ev.Subject]; ok && ev.Sequence > held.sequence && time.Now().Before(held.expires) {
@@ -353,7 +353,7 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 	err = s.call(ctx, msg, ev)
 	switch {
 	case err == nil:
-		s.settle(log, msg.Ack)
+		s.confirm(ctx, log, msg)
 	case errors.Is(err, ErrDiscard):
 		log.Error("event discarded", zap.Error(err))
 		s.settle(log, func() error { return msg.TermWithReason(err.Error()) })
@@ -400,14 +400,44 @@ func (s *subscriber) call(ctx context.Context, msg jetstream.Msg, ev Event) erro
 	return s.handler(ctx, ev)
 }
 
-// settle acknowledges in one way or another. When that fails the event comes again, and is dropped
-// as not newer if it was handled.
+// confirm acknowledges an event and waits for the server to say so. A lost acknowledgement would
+// hold up those behind it for AckWait; so it is sent again, also after a reconnect. When it cannot be
+// sent the event comes again, and is dropped as not newer.
+func (s *subscriber) confirm(ctx context.Context, log *zap.Logger, msg jetstream.Msg) {
+	if s.cfg.Durable == "" {
+		return
+	}
+	const pause = 100 * time.Millisecond
+	deadline := time.Now().Add(s.cfg.AckWait)
+	unanswered := 0
+	for {
+		try, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		err := msg.DoubleAck(try)
+		cancel()
+		if err == nil {
+			return
+		}
+		if errors.Is(err, nats.ErrNoResponders) {
+			unanswered++ // the consumer is gone, or it is being started
+		}
+		if ctx.Err() != nil || unanswered > 10 || errors.Is(err, nats.ErrConnectionClosed) || time.Now().After(deadline) {
+			log.Debug("acknowledgement not confirmed, the event comes again", zap.Error(err))
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// settle tells the server what else becomes of an event. When that fails it comes again after AckWait.
 func (s *subscriber) settle(log *zap.Logger, ack func() error) {
 	if s.cfg.Durable == "" {
 		return
 	}
 	if err := ack(); err != nil {
-		log.Debug("acknowledgement not sent, the event comes again", zap.Error(err))
+		log.Debug("answer not sent, the event comes again", zap.Error(err))
 	}
 }
 
