@@ -1,0 +1,113 @@
+package app
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	agentStateFile = "agent.json"
+	agentLockFile  = "lock"
+)
+
+// agentState is what an agent remembers between starts.
+type agentState struct {
+	Endpoint string   `json:"endpoint"`
+	SourceID string   `json:"sourceId"`
+	Token    string   `json:"token"`
+	Name     string   `json:"name"`
+	Disks    []string `json:"disks"` // absolute paths, the system disk first
+}
+
+// agentDir is the state directory of one agent, locked against a second one.
+type agentDir struct {
+	path string
+	lock *os.File
+}
+
+// openAgentDir makes the directory when it is missing and locks it. The lock goes with the process,
+// however that ends.
+func openAgentDir(path string) (*agentDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, agentLockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		_ = lock.Close()
+		return nil, fmt.Errorf("another agent runs with the state directory %s: stop it, or give this one a --state of its own", path)
+	case err != nil:
+		_ = lock.Close()
+		return nil, fmt.Errorf("lock the state directory %s: %w", path, err)
+	}
+	return &agentDir{path: path, lock: lock}, nil
+}
+
+func (d *agentDir) close() error { return d.lock.Close() }
+
+// load returns nil when the agent has not registered yet.
+func (d *agentDir) load() (*agentState, error) {
+	name := filepath.Join(d.path, agentStateFile)
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's state: %w", err)
+	}
+	var s agentState
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("the agent's state %s is damaged (%w): remove it and register again with a new code", name, err)
+	}
+	if s.Endpoint == "" || s.SourceID == "" || s.Token == "" {
+		return nil, fmt.Errorf("the agent's state %s lacks endpoint, sourceId or token: remove it and register again with a new code", name)
+	}
+	return &s, nil
+}
+
+// save replaces the state so that a crash leaves the old one or the new one.
+func (d *agentDir) save(s *agentState) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("save the agent's state: %w", err)
+		}
+	}()
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(d.path, agentStateFile+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	_, err = tmp.Write(append(data, '\n'))
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), filepath.Join(d.path, agentStateFile)); err != nil {
+		return err
+	}
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
