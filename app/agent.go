@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -88,7 +87,6 @@ type agent struct {
 	state    agentState
 	server   agentapi.Server // as last seen
 	client   *agentapi.Client
-	syncs    int // syncs started, numbers them
 
 	sync  func(context.Context, replica.SyncConfig, func(replica.Progress)) error
 	probe func(string) (replica.DiskInfo, error)
@@ -266,6 +264,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			a.log.Warn("cannot look at the disks; heartbeats describe them as they were last seen", zap.Error(err))
 		}
 		diskTrouble = err != nil
+		due := rate
 		resp, err := a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server})
 		switch {
 		case ctx.Err() != nil:
@@ -275,12 +274,14 @@ func (a *agent) heartbeats(ctx context.Context) error {
 				return err
 			}
 			outage.note(err)
+			due = min(rate, pause(outage.attempts)) // the center may take this server for lost: be back soon
 		default:
 			outage.over()
 			rate = agentapi.DefaultHeartbeatRate
 			if resp.HeartbeatRateSeconds > 0 {
 				rate = time.Duration(resp.HeartbeatRateSeconds) * time.Second
 			}
+			due = rate
 			if a.state.Endpoint != a.endpoint() {
 				a.state.Endpoint = a.endpoint()
 				if err := a.dir.save(&a.state); err != nil {
@@ -291,7 +292,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-a.after(rate):
+		case <-a.after(due):
 		}
 	}
 }
@@ -357,10 +358,4 @@ func (o *outage) over() {
 // pause is how long to wait after so many failures in a row.
 func pause(failures int) time.Duration {
 	return min(firstPause<<min(failures-1, 10), lastPause)
-}
-
-// instanceOf names one sync of this process: the transition host counts what was sent by instance, and
-// every sync counts from zero.
-func (a *agent) instanceOf(n int) string {
-	return fmt.Sprintf("%s-%d", strings.ReplaceAll(a.instance, ":", "-"), n)
 }

@@ -535,7 +535,6 @@ func TestAgentStartsKeepsReplacesAndWithdraws(t *testing.T) {
 	first.requireEnded(t)
 	second := r.sync.next()
 	assert.Equal(t, "j-2", second.cfg.JobID)
-	assert.NotEqual(t, first.cfg.Instance, second.cfg.Instance, "the host counts what was sent by instance")
 	center.want(nil)
 	second.requireEnded(t)
 

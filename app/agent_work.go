@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -162,16 +163,15 @@ func finished(err error) bool {
 // start begins a sync and returns at once.
 func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work) *task {
 	ctx, cancel := context.WithCancel(ctx)
-	a.syncs++
 	t := &task{generation: generation, cancel: cancel, done: make(chan struct{})}
 	log := a.log.With(zap.String("job_id", work.JobID), zap.Int("run", work.Run))
 	cfg := replica.SyncConfig{
 		HostURL:  work.HostURL,
 		Token:    work.Token,
 		JobID:    work.JobID,
-		Instance: a.instanceOf(a.syncs),
+		Instance: a.instance,
 		Client:   a.cfg.HTTPClient,
-		Logger:   log,
+		Logger:   a.log.With(zap.Int("run", work.Run)), // Sync adds the job itself
 	}
 	for i, path := range a.state.Disks {
 		cfg.Disks = append(cfg.Disks, replica.SourceDisk{Index: i, Path: path})
@@ -184,8 +184,10 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 		defer close(t.done)
 		defer cancel()
 		begin := time.Now()
-		var last replica.Progress // written by onProgress, which Sync calls from one goroutine at a time
-		t.err = a.sync(ctx, cfg, func(p replica.Progress) { last = p })
+		var progress atomic.Pointer[replica.Progress]
+		progress.Store(&replica.Progress{})
+		t.err = a.sync(ctx, cfg, func(p replica.Progress) { progress.Store(&p) })
+		last := progress.Load()
 		t.lasted = time.Since(begin)
 		fields := []zap.Field{
 			zap.Int64("bytes_read", last.BytesRead),
