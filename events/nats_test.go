@@ -61,6 +61,15 @@ func (s *natsServer) stop() {
 	}
 }
 
+// restart returns once nc is connected to the new server.
+func (s *natsServer) restart(nc *nats.Conn) {
+	s.t.Helper()
+	before := nc.Stats().Reconnects
+	s.stop()
+	s.start()
+	require.Eventually(s.t, func() bool { return nc.Stats().Reconnects > before && nc.IsConnected() }, patience, time.Millisecond)
+}
+
 func (s *natsServer) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.opts.Port) }
 
 // connect opens a connection as the processes do, only with shorter waits.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	cloudevents "github.com/cloudevents/sdk-go/v2/event"
@@ -88,6 +89,9 @@ type SubscribeConfig struct {
 	// MinRetry and MaxRetry bound the wait before an event whose handler failed comes again; it
 	// doubles with every failure. Default 500 ms and 30 s.
 	MinRetry, MaxRetry time.Duration
+	// Heartbeat is how often the server shows that it still serves the subscription; after two that
+	// did not come the subscription is made again. At least 500 ms, default 2 s.
+	Heartbeat time.Duration
 	// Log may be nil.
 	Log *zap.Logger
 	// Ready is called whenever the subscription stands: at the start and after it had to be made again. Optional.
@@ -116,6 +120,7 @@ func Subscribe(ctx context.Context, js jetstream.JetStream, cfg SubscribeConfig,
 	orDefault(&cfg.AckWait, 10*time.Second)
 	orDefault(&cfg.MinRetry, 500*time.Millisecond)
 	orDefault(&cfg.MaxRetry, 30*time.Second)
+	orDefault(&cfg.Heartbeat, 2*time.Second)
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
@@ -134,8 +139,10 @@ type subscriber struct {
 
 	// origin is where the first consumer began, so that one made again does not skip anything.
 	origin uint64
-	// position is the last stream sequence handed out.
+	// position is the last stream sequence received.
 	position uint64
+	// delivered is the consumer's number of the last message received, to notice a gap.
+	delivered uint64
 	// created is when the stream was made that origin and position belong to.
 	created time.Time
 	// handled holds the last sequence handed out, by subject.
@@ -169,7 +176,7 @@ func (s *subscriber) run(ctx context.Context) error {
 			if s.cfg.Ready != nil {
 				s.cfg.Ready()
 			}
-			err = s.consume(ctx, messages)
+			err = s.consume(ctx, messages, status)
 		}
 		var fromHandler handlerError
 		switch {
@@ -181,6 +188,8 @@ func (s *subscriber) run(ctx context.Context) error {
 			return fmt.Errorf("subscription to stream %s: %w", s.cfg.Stream, nats.ErrConnectionClosed)
 		case isMisconfigured(err):
 			return fmt.Errorf("subscription to stream %s: %w", s.cfg.Stream, err)
+		case errors.Is(err, errReconnected):
+			continue
 		}
 		if failures == 0 {
 			s.log.Warn("subscription interrupted, making it again", zap.Error(err))
@@ -236,26 +245,31 @@ func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error
 		s.created, s.origin, s.position = info.Created, 0, 0
 	}
 	if s.cfg.Durable == "" {
-		return s.openOrdered(ctx, stream)
+		return s.openEphemeral(ctx, stream)
 	}
 	return s.openDurable(ctx, stream)
 }
 
-func (s *subscriber) openOrdered(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
-	cfg := jetstream.OrderedConsumerConfig{
+// openEphemeral does what the client library's ordered consumer does, but sees when the stream was
+// made again: the library would wait for a sequence that the new stream may never reach.
+func (s *subscriber) openEphemeral(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubjects: s.cfg.Filters,
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:    max(s.origin, s.position+1, 1),
-		// run makes the consumer again, and looks whether the stream is still the same.
-		MaxResetAttempts: 1,
-	}
-	consumer, err := stream.OrderedConsumer(ctx, cfg)
+		AckPolicy:      jetstream.AckNonePolicy,
+		MemoryStorage:  true,
+		Replicas:       1,
+		// The server removes what nobody reads.
+		InactiveThreshold: time.Minute,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("ordered consumer: %w", err)
+		return nil, fmt.Errorf("ephemeral consumer: %w", err)
 	}
-	messages, err := consumer.Messages()
+	s.delivered = 0
+	messages, err := consumer.Messages(jetstream.PullHeartbeat(s.cfg.Heartbeat))
 	if err != nil {
-		return nil, fmt.Errorf("read the ordered consumer: %w", err)
+		return nil, fmt.Errorf("read the ephemeral consumer: %w", err)
 	}
 	return messages, nil
 }
@@ -285,19 +299,39 @@ func (s *subscriber) openDurable(ctx context.Context, stream jetstream.Stream) (
 	if err != nil {
 		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(min(s.cfg.MaxAckPending, 64)))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(min(s.cfg.MaxAckPending, 64)),
+		jetstream.PullHeartbeat(s.cfg.Heartbeat))
 	if err != nil {
 		return nil, fmt.Errorf("read consumer %s: %w", s.cfg.Durable, err)
 	}
 	return messages, nil
 }
 
-// consume handles messages until ctx ends or the consumer fails.
-func (s *subscriber) consume(ctx context.Context, messages jetstream.MessagesContext) error {
+// errReconnected ends the reading of a consumer: the server that is there now knows nothing of what
+// was asked before, and its stream may be another one.
+var errReconnected = errors.New("reconnected to NATS")
+
+// consume handles messages until ctx ends, the connection was lost, or the consumer fails.
+func (s *subscriber) consume(ctx context.Context, messages jetstream.MessagesContext, status <-chan nats.Status) error {
 	defer s.giveBack(messages)
+	// A handler at work is not disturbed by a reconnect.
+	reading, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel(nil)
+	watcher.Go(func() {
+		select {
+		case <-status:
+			cancel(errReconnected)
+		case <-reading.Done():
+		}
+	})
 	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
+		msg, err := messages.Next(jetstream.NextContext(reading))
 		if err != nil {
+			if context.Cause(reading) != nil {
+				err = context.Cause(reading)
+			}
 			return fmt.Errorf("next event: %w", err)
 		}
 		if err := s.handle(ctx, msg); err != nil {
@@ -330,6 +364,12 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return fmt.Errorf("message on %s: %w", msg.Subject(), err)
+	}
+	if s.cfg.Durable == "" {
+		if meta.Sequence.Consumer != s.delivered+1 {
+			return fmt.Errorf("message %d of the consumer came after %d", meta.Sequence.Consumer, s.delivered)
+		}
+		s.delivered = meta.Sequence.Consumer
 	}
 	s.position = max(s.position, meta.Sequence.Stream)
 	log := s.log.With(zap.String("subject", msg.Subject()), zap.Uint64("stream_seq", meta.Sequence.Stream))

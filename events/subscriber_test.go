@@ -66,7 +66,7 @@ func TestDurableDropsTheOldAndResumes(t *testing.T) {
 	nc, js := srv.connect(zap.NewNop())
 	f := newFeed(t, js)
 	got := make(chan string, 100)
-	cfg := SubscribeConfig{Durable: "bridge", Filters: []string{JobFilter("", "", "")}, Log: zap.NewNop()}
+	cfg := SubscribeConfig{Durable: "bridge", Filters: []string{JobFilter("", "", "")}, Heartbeat: 500 * time.Millisecond}
 	run := func(h Handler) (stop func()) {
 		return goRun(t, func(ctx context.Context) error { return Subscribe(ctx, js, cfg, h) })
 	}
@@ -101,9 +101,7 @@ func TestDurableDropsTheOldAndResumes(t *testing.T) {
 	stop = run(collect(got))
 	expect(t, got, "01/4", "02/2")
 
-	srv.stop()
-	srv.start()
-	require.Eventually(t, nc.IsConnected, patience, time.Millisecond)
+	srv.restart(nc)
 	f.publish(2, 3)
 	expect(t, got, "02/3")
 
@@ -229,8 +227,9 @@ func TestEphemeralFollowsTheStream(t *testing.T) {
 		stop func()
 	}
 	follow := func(cfg SubscribeConfig) tail {
-		got, ready := make(chan string, 100), make(chan struct{}, 10)
+		got, ready := make(chan string, 100), make(chan struct{}, 100)
 		cfg.Ready = func() { ready <- struct{}{} }
+		cfg.Heartbeat = 500 * time.Millisecond
 		stop := goRun(t, func(ctx context.Context) error { return Subscribe(ctx, js, cfg, collect(got)) })
 		<-ready
 		return tail{got, stop}
@@ -244,9 +243,7 @@ func TestEphemeralFollowsTheStream(t *testing.T) {
 	f.publish(1, 4)
 	expect(t, fresh.got, "01/4")
 
-	srv.stop()
-	srv.start()
-	require.Eventually(t, nc.IsConnected, patience, time.Millisecond)
+	srv.restart(nc)
 	f.publish(1, 5)
 	require.NoError(t, js.DeleteStream(ctx, StreamName))
 	f = newFeed(t, js)
