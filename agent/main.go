@@ -37,7 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := pflag.NewFlagSet("drover-agent", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage, flags.FlagUsages()) }
+	flags.Usage = func() { _, _ = fmt.Fprint(stderr, usage, flags.FlagUsages()) }
 	flags.StringVar(&cfg.Endpoint, "endpoint", os.Getenv("DROVER_ENDPOINT"), "`URL` of the center (DROVER_ENDPOINT)")
 	flags.StringVar(&cfg.Code, "code", "", "activation `CODE`, from \"drover token create\"; needed once")
 	flags.StringVar(&cfg.Name, "name", "", "`NAME` of the source server; needed once")
@@ -55,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return misused(stderr, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
 	if showVersion {
-		fmt.Fprintln(stdout, "drover-agent", app.Version())
+		_, _ = fmt.Fprintln(stdout, "drover-agent", app.Version())
 		return 0
 	}
 	log, err := app.NewLogger(level, format)
@@ -77,11 +77,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &wrong):
 		return misused(stderr, err)
 	}
-	fmt.Fprintln(stderr, "drover-agent:", err)
+	_, _ = fmt.Fprintln(stderr, "drover-agent:", err)
 	return 1
 }
 
 func misused(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "drover-agent: %v\nRun drover-agent --help for how it is called.\n", err)
+	_, _ = fmt.Fprintf(stderr, "drover-agent: %v\nRun drover-agent --help for how it is called.\n", err)
 	return 2
 }

@@ -264,7 +264,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			a.log.Warn("cannot look at the disks; heartbeats describe them as they were last seen", zap.Error(err))
 		}
 		diskTrouble = err != nil
-		due := rate
+		var due time.Duration
 		resp, err := a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server})
 		switch {
 		case ctx.Err() != nil:

@@ -122,8 +122,8 @@ func mountPoints() map[string]string {
 
 // resolve follows the links of a device name (/dev/disk/by-uuid/…, /dev/mapper/…).
 func resolve(device string) string {
-	if real, err := filepath.EvalSymlinks(device); err == nil {
-		return real
+	if target, err := filepath.EvalSymlinks(device); err == nil {
+		return target
 	}
 	return device
 }

@@ -83,7 +83,7 @@ func TestMakeAndMutate(t *testing.T) {
 func TestMakeIsSparseAndHoldsAllocatedZeroes(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, disks.Make(name, disks.Spec{SizeBytes: 256 * mib, Seed: 9, FillBytes: 32 * mib}))
-	out, err := exec.Command("du", "--block-size=1M", name).Output()
+	out, err := exec.CommandContext(t.Context(), "du", "--block-size=1M", name).Output()
 	require.NoError(t, err)
 	var allocated int
 	_, err = fmt.Sscan(string(out), &allocated)
@@ -167,6 +167,6 @@ func fsck(t *testing.T, name string) {
 	defer extracted.Close()
 	_, err = io.Copy(extracted, io.NewSectionReader(f, int64(p.Start)*512, int64(p.End-p.Start+1)*512))
 	require.NoError(t, err)
-	out, err := exec.Command(tool, "-fn", extracted.Name()).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), tool, "-fn", extracted.Name()).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
