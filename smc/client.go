@@ -39,7 +39,7 @@ const (
 	EnvEndpoint        = "DROVER_ENDPOINT"
 	EnvRegion          = "DROVER_REGION"
 	EnvAccessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
-	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET" //nolint:gosec // the name of a variable, not a secret
+	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
 )
 
 // ConfigFromEnv reads DROVER_ENDPOINT, ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET and, optional,

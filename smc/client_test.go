@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -219,7 +220,7 @@ func TestClientStopsWithItsContext(t *testing.T) {
 
 func TestClientBoundsAnAttempt(t *testing.T) {
 	release := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // so that the server sees the client go
 		select {
 		case <-release:
@@ -327,6 +328,35 @@ func TestDefaultBackoff(t *testing.T) {
 	} {
 		if got := DefaultBackoff(retry); got < most/2 || got > most {
 			t.Errorf("retry %d: %v, want %v to %v", retry, got, most/2, most)
+		}
+	}
+}
+
+// TestClientHasEveryOperation calls each operation through its method and reads an answer of its result type.
+func TestClientHasEveryOperation(t *testing.T) {
+	e, c := startEndpoint(t, func(w http.ResponseWriter, _ int, values url.Values) {
+		op, err := LookupOperation(values.Get("Action"))
+		if err != nil {
+			_ = WriteError(w, FormatJSON, "R", "h", err)
+			return
+		}
+		_ = WriteResult(w, FormatJSON, op.Name(), "R-1", op.NewResult())
+	})
+	for i, op := range Operations() {
+		method := reflect.ValueOf(c).MethodByName(op.Name())
+		if !method.IsValid() {
+			t.Errorf("the client has no method %s", op.Name())
+			continue
+		}
+		out := method.Call([]reflect.Value{reflect.ValueOf(t.Context()), reflect.ValueOf(op.NewRequest())})
+		if err, ok := out[1].Interface().(error); ok {
+			t.Fatalf("%s: %v", op.Name(), err)
+		}
+		if got := out[0].Elem().FieldByName("RequestID").String(); got != "R-1" {
+			t.Errorf("%s: request id %q", op.Name(), got)
+		}
+		if got := e.seen()[i].Get("Action"); got != op.Name() {
+			t.Errorf("the method %s calls %s", op.Name(), got)
 		}
 	}
 }

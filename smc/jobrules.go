@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// DefaultRunOnce: a job is one-time unless it says otherwise.
+// DefaultRunOnce makes a job one-time unless it says otherwise.
 const DefaultRunOnce = true
 
 // gib is a GiB in bytes.

@@ -11,7 +11,7 @@ func TestParseReplicationParameters(t *testing.T) {
 	for text, want := range map[string]ReplicationParameters{
 		"":   {CompressLevel: 1, Checksum: true},
 		"{}": {CompressLevel: 1, Checksum: true},
-		` { "bandwidth_limit" : 8000 , "compress_level" : 0, "checksum": false } `:   {BandwidthLimitKbps: 8000},
+		`{ "bandwidth_limit" : 8000 , "compress_level" : 0, "checksum": false }`:     {BandwidthLimitKbps: 8000},
 		`{"BandwidthLimit":1,"CompressLevel":9,"Checksum":true,"UseSSHTunnel":true}`: {BandwidthLimitKbps: 1, CompressLevel: 9, Checksum: true},
 		`{"BANDWIDTH_LIMIT":2,"efficiencyLevel":"high","new":{"a":[1]}}`: {
 			BandwidthLimitKbps: 2, CompressLevel: 1, Checksum: true, Ignored: []string{"efficiencyLevel", "new"},

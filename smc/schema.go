@@ -140,7 +140,7 @@ func (f *field) readType(t reflect.Type, goName string, ft reflect.Type) {
 	if ft.Kind() == reflect.Pointer {
 		f.pointer, ft = true, ft.Elem()
 	}
-	switch ft.Kind() {
+	switch ft.Kind() { //nolint:exhaustive // the rest is refused
 	case reflect.String:
 		f.kind = kindString
 	case reflect.Int:

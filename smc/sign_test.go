@@ -118,14 +118,15 @@ func testVerifier(nonces Nonces, now func() time.Time) *Verifier {
 	}
 }
 
-func signedRequest(key, secret string, at time.Time, nonce string) *Request {
+// signedRequest is a request with the nonce "n".
+func signedRequest(key, secret string, at time.Time) *Request {
 	values := url.Values{"Action": {"StartReplicationJob"}, "Version": {Version}, "JobId": {"j-1"}}
-	SignValues(values, http.MethodPost, key, secret, at, nonce)
+	SignValues(values, http.MethodPost, key, secret, at, "n")
 	return &Request{Method: http.MethodPost, Values: values, Header: http.Header{}}
 }
 
 func TestVerify(t *testing.T) {
-	good := func() *Request { return signedRequest("AK", "the-secret", fixedNow, "n") }
+	good := func() *Request { return signedRequest("AK", "the-secret", fixedNow) }
 	with := func(name string, values ...string) *Request {
 		r := good()
 		r.Values[name] = values
@@ -147,12 +148,12 @@ func TestVerify(t *testing.T) {
 		code string
 	}{
 		{"good", good(), ""},
-		{"15 minutes early", signedRequest("AK", "the-secret", fixedNow.Add(ClockWindow), "n"), ""},
-		{"15 minutes late", signedRequest("AK", "the-secret", fixedNow.Truncate(time.Second).Add(time.Second-ClockWindow), "n"), ""},
-		{"more than 15 minutes early", signedRequest("AK", "the-secret", fixedNow.Add(ClockWindow+2*time.Second), "n"), CodeInvalidTimeStampExpired},
-		{"more than 15 minutes late", signedRequest("AK", "the-secret", fixedNow.Add(-ClockWindow-time.Second), "n"), CodeInvalidTimeStampExpired},
-		{"another secret", signedRequest("AK", "another", fixedNow, "n"), CodeSignatureDoesNotMatch},
-		{"another key", signedRequest("AK2", "the-secret", fixedNow, "n"), CodeInvalidAccessKeyIDNotFound},
+		{"15 minutes early", signedRequest("AK", "the-secret", fixedNow.Add(ClockWindow)), ""},
+		{"15 minutes late", signedRequest("AK", "the-secret", fixedNow.Truncate(time.Second).Add(time.Second-ClockWindow)), ""},
+		{"more than 15 minutes early", signedRequest("AK", "the-secret", fixedNow.Add(ClockWindow+2*time.Second)), CodeInvalidTimeStampExpired},
+		{"more than 15 minutes late", signedRequest("AK", "the-secret", fixedNow.Add(-ClockWindow-time.Second)), CodeInvalidTimeStampExpired},
+		{"another secret", signedRequest("AK", "another", fixedNow), CodeSignatureDoesNotMatch},
+		{"another key", signedRequest("AK2", "the-secret", fixedNow), CodeInvalidAccessKeyIDNotFound},
 		{"another method", get, CodeSignatureDoesNotMatch},
 		{"a parameter changed", with("JobId", "j-2"), CodeSignatureDoesNotMatch},
 		{"a parameter added", with("Force", "true"), CodeSignatureDoesNotMatch},
@@ -186,36 +187,36 @@ func TestVerifyRefusesReplay(t *testing.T) {
 	nonces := &memoryNonces{}
 	v := testVerifier(nonces, func() time.Time { return fixedNow })
 	// A wrong signature must not use up the nonce of the right one.
-	if _, err := v.Verify(t.Context(), signedRequest("AK", "guessed", fixedNow, "n")); CodeOf(err) != CodeSignatureDoesNotMatch {
+	if _, err := v.Verify(t.Context(), signedRequest("AK", "guessed", fixedNow)); CodeOf(err) != CodeSignatureDoesNotMatch {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow, "n")); err != nil {
+	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow, "n")); CodeOf(err) != CodeSignatureNonceUsed {
+	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow)); CodeOf(err) != CodeSignatureNonceUsed {
 		t.Errorf("replayed: %v", err)
 	}
 	// The nonce is kept for as long as its timestamp is accepted.
 	until := nonces.used["AK/n"]
 	v.Now = func() time.Time { return until.Add(time.Second) }
-	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow, "n")); CodeOf(err) != CodeInvalidTimeStampExpired {
+	if _, err := v.Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow)); CodeOf(err) != CodeInvalidTimeStampExpired {
 		t.Errorf("replayed after the nonce is forgotten: %v", err)
 	}
 }
 
 func TestVerifyFailsClosed(t *testing.T) {
 	now := func() time.Time { return fixedNow }
-	if _, err := testVerifier(&memoryNonces{err: errStore}, now).Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow, "n")); !errors.Is(err, errStore) {
+	if _, err := testVerifier(&memoryNonces{err: errStore}, now).Verify(t.Context(), signedRequest("AK", "the-secret", fixedNow)); !errors.Is(err, errStore) {
 		t.Errorf("nonces away: %v", err)
 	}
-	if _, err := testVerifier(&memoryNonces{}, now).Verify(t.Context(), signedRequest("broken", "the-secret", fixedNow, "n")); !errors.Is(err, errStore) {
+	if _, err := testVerifier(&memoryNonces{}, now).Verify(t.Context(), signedRequest("broken", "the-secret", fixedNow)); !errors.Is(err, errStore) {
 		t.Errorf("keys away: %v", err)
 	}
 }
 
 // FuzzVerify: nothing but a right signature passes, and what does not is refused with a code.
 func FuzzVerify(f *testing.F) {
-	r := signedRequest("AK", "the-secret", fixedNow, "n")
+	r := signedRequest("AK", "the-secret", fixedNow)
 	f.Add("POST", r.Values.Encode(), "")
 	f.Add("GET", "AccessKeyId=AK&Signature=x&SignatureMethod=HMAC-SHA1&SignatureVersion=1.0&SignatureNonce=1&Timestamp=2026-03-01T12:00:00Z", "")
 	f.Add("POST", "AccessKeyId=AK&AccessKeyId=AK", "ACS3-HMAC-SHA256 x")

@@ -200,10 +200,10 @@ type JobState struct {
 // the phase is wrong. It is pure, so a workflow's update validator may call it.
 func Allowed(by Trigger, s JobState) error {
 	if s.Queued {
-		switch by {
-		case TriggerStop:
+		if by == TriggerStop {
 			return nil
-		case TriggerStart:
+		}
+		if by == TriggerStart {
 			return Errorf(CodeReplicationJobInvalidStatus, "Start is refused: the job is started already and queued for a running slot; stop it to withdraw it")
 		}
 	}

@@ -99,6 +99,9 @@ func TestUnfinished(t *testing.T) {
 
 func TestTransitionsAreACopy(t *testing.T) {
 	rows := Transitions()
+	if len(rows) != len(transitions) {
+		t.Fatalf("%d rows, want %d", len(rows), len(transitions))
+	}
 	rows[0].From[0] = "Broken"
 	if Transitions()[0].From[0] == "Broken" {
 		t.Error("a caller can change the table")
