@@ -246,7 +246,7 @@ func (c *Client) attempt(ctx context.Context, action string, params url.Values, 
 		}
 		return fmt.Errorf("no answer: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end below, or given up
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("reading the answer: %w", err)

@@ -16,7 +16,7 @@ func TestOperationsAreTheVendors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	want := map[string][]string{}
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		if op, parameter, ok := strings.Cut(lines.Text(), " "); ok && op != "#" {

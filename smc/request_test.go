@@ -30,11 +30,11 @@ func TestReadRequest(t *testing.T) {
 		code string
 	}{
 		"another method":    {form("PUT", "/", ""), CodeUnsupportedHTTPMethod},
-		"bad escapes":       {&http.Request{Method: "GET", URL: &url.URL{RawQuery: "a=%zz"}}, CodeInvalidParameter},
+		"bad escapes":       {&http.Request{Method: http.MethodGet, URL: &url.URL{RawQuery: "a=%zz"}}, CodeInvalidParameter},
 		"bad form":          {form("POST", "/", "a=%zz"), CodeInvalidParameter},
 		"a JSON body":       {json, CodeInvalidParameter},
 		"a body too long":   {form("POST", "/", "a="+strings.Repeat("x", MaxBody)), CodeInvalidParameter},
-		"a query too long":  {&http.Request{Method: "GET", URL: &url.URL{RawQuery: strings.Repeat("x", MaxBody+1)}}, CodeInvalidParameter},
+		"a query too long":  {&http.Request{Method: http.MethodGet, URL: &url.URL{RawQuery: strings.Repeat("x", MaxBody+1)}}, CodeInvalidParameter},
 		"10,000 parameters": {form("POST", "/", manyParameters(10_000)), CodeInvalidParameter},
 	} {
 		if _, err := ReadRequest(httptest.NewRecorder(), c.r); CodeOf(err) != c.code {

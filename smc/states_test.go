@@ -62,7 +62,8 @@ func TestAllowedSaysWhatIsAndWhatMustBe(t *testing.T) {
 	}{
 		{TriggerStart, JobState{Status: StatusWaiting}, "ReplicationJob.InvalidStatus: Start is refused: the job is Waiting; it must be Ready, Stopped or InError"},
 		{
-			TriggerStop, JobState{Status: StatusRunning, BusinessStatus: BusinessCleaning},
+			TriggerStop,
+			JobState{Status: StatusRunning, BusinessStatus: BusinessCleaning},
 			"ReplicationJob.InvalidBusinessStatus: Stop is refused: the job is Running and Cleaning; it must be Syncing",
 		},
 		{TriggerCutOver, JobState{Status: StatusReady}, "ReplicationJob.InvalidStatus: CutOver is refused: the job is Ready; it must be Waiting"},

@@ -17,7 +17,7 @@ const day = 24 * time.Hour
 func TestCreateReplicationJobValidation(t *testing.T) {
 	base := map[string]string{"RegionId": "local", "SourceId": "s-1"}
 	invalid := CodeInvalidParameter
-	part := func(disk string, bytes string) map[string]string {
+	part := func(disk, bytes string) map[string]string {
 		return map[string]string{"DataDisk.1.Index": "1", "DataDisk.1.Size": disk, "DataDisk.1.Part.1.Device": "1_0", "DataDisk.1.Part.1.SizeBytes": bytes}
 	}
 	incremental := func(frequency, keep string) map[string]string {
@@ -69,7 +69,8 @@ func TestCreateReplicationJobValidation(t *testing.T) {
 		{"data disk of 32768", map[string]string{"DataDisk.1.Index": "1", "DataDisk.1.Size": "32768"}, "", ""},
 		{"data disk of 32769", map[string]string{"DataDisk.1.Index": "1", "DataDisk.1.Size": "32769"}, invalid, "DataDisk.1.Size"},
 		{
-			"repeated index", map[string]string{"DataDisk.1.Index": "3", "DataDisk.2.Index": "3"},
+			"repeated index",
+			map[string]string{"DataDisk.1.Index": "3", "DataDisk.2.Index": "3"},
 			CodeDataDiskDuplicateIndex, "DataDisk.2.Index: 3 is the index of DataDisk.1 already",
 		},
 
@@ -127,7 +128,7 @@ func TestCreateReplicationJobValidation(t *testing.T) {
 		{"valid for 90 days", one("ValidTime", in(90*day)), "", ""},
 		{"valid for 90 days and a second", one("ValidTime", in(90*day+time.Second)), invalid, "7 to 90 days"},
 		{"valid for ever", one("ValidTime", ""), "", ""},
-		{"valid time misspelt as in the documents", one("VaildTime", in(day)), invalid, "ValidTime"},
+		{"valid time spelled as in the documents", one("VaildTime", in(day)), invalid, "ValidTime"},
 
 		{"job type 0", one("JobType", "0"), "", ""},
 		{"job type 1", one("JobType", "1"), CodeUnsupportedFeature, "JobType: 1"},
