@@ -72,10 +72,10 @@ func (s *Store) CreateAccessToken(ctx context.Context, token AccessToken, code s
 }
 
 // RegisterSource registers a source server with an activation code and returns it. agentToken is what the agent will
-// authenticate with from now on; it is kept as a hash. The same stateID gets its own source again with the new token, so that
+// authenticate with from now on; it is kept as a hash. A repeated instance gets the source it made again with the new token, so that
 // an answer lost on the way leaves no second source. Errors are *smc.Error: InvalidActivationCode (unknown, disabled,
 // expired or used up), SourceServerName.Duplicate, QuotaExceeded.SourceServer.
-func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, name string, server agentapi.Server, quota int) (*Source, error) {
+func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, name string, server agentapi.Server, quota int) (*Source, error) {
 	source := &Source{
 		SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
 		CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
@@ -84,7 +84,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, n
 	if err != nil {
 		return nil, err
 	}
-	err = s.write(ctx, func(tx *sql.Tx) error {
+	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
 		var tokenID string
 		var maxCount, used, ttl, disabled int
 		var created int64
@@ -101,7 +101,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, n
 		case s.now().After(fromMillis(created).AddDate(0, 0, ttl)):
 			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", tokenID, ttl)
 		}
-		registered, err := s.reregister(ctx, tx, source.AccountID, stateID, name, agentToken)
+		registered, err := s.reregister(ctx, tx, source.AccountID, instance, name, agentToken)
 		if err != nil || registered != nil {
 			source = registered
 			return err
@@ -117,15 +117,15 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, n
 			return smc.Errorf(smc.CodeQuotaExceededSourceServer, "account %s has %d source servers, its quota: delete one first", source.AccountID, sources)
 		}
 		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO source_servers
-			(source_id, account_id, region_id, name, state, server, token_hash, state_id, heartbeat_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			(source_id, account_id, region_id, name, state, server, token_hash, instance, heartbeat_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (account_id, name) DO NOTHING`,
-			source.SourceID, source.AccountID, source.RegionID, name, string(source.State), string(description), HashSecret(agentToken), stateID,
+			source.SourceID, source.AccountID, source.RegionID, name, string(source.State), string(description), HashSecret(agentToken), instance,
 			millis(source.HeartbeatAt), millis(source.CreatedAt)))
 		if err != nil {
 			return fmt.Errorf("insert source: %w", err)
 		}
 		if n == 0 {
-			return smc.Errorf(smc.CodeSourceServerNameDuplicate, "a source server named %q is registered already: give the agent another --name, or its former --state folder", name)
+			return smc.Errorf(smc.CodeSourceServerNameDuplicate, "a source server named %q is registered already: give the agent another --name, or start it with the --state folder it had", name)
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, tokenID); err != nil {
 			return err
@@ -138,9 +138,9 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, stateID, n
 	return source, nil
 }
 
-// reregister hands a new agent token to the source that stateID registered before; nil when there is none.
-func (s *Store) reregister(ctx context.Context, tx *sql.Tx, accountID, stateID, name, agentToken string) (*Source, error) {
-	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND state_id = ?`, accountID, stateID))
+// reregister hands a new agent token to the source that instance registered before; nil when there is none.
+func (s *Store) reregister(ctx context.Context, tx *sql.Tx, accountID, instance, name, agentToken string) (*Source, error) {
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND instance = ?`, accountID, instance))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}

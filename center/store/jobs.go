@@ -2,13 +2,10 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/drover/drover/smc"
 )
@@ -114,15 +111,10 @@ func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
 // the JobId it made (CONTRACT: ClientToken). quota is the most jobs an account may have.
 //
 // Errors are *smc.Error with the codes CONTRACT.md lists for Create.
-func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, validUntil time.Time, quota int) (jobID string, err error) {
+func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, quota int) (jobID string, err error) {
 	now := s.now().UTC()
-	request, err := json.Marshal(spec)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(request)
-	digest := hex.EncodeToString(sum[:])
-	err = s.write(ctx, func(tx *sql.Tx) error {
+	digest := smc.CreateReplicationJob.Fingerprint(&spec)
+	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
 		if spec.ClientToken != nil && *spec.ClientToken != "" {
 			var known string
 			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, accountID, *spec.ClientToken).Scan(&jobID, &known)
@@ -137,16 +129,9 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		}
 		job := &Job{
 			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name),
-			Status: smc.StatusReady, CreatedAt: now, ValidUntil: validUntil, Spec: spec,
+			Status: smc.StatusReady, CreatedAt: now, ValidUntil: spec.Expiry(now), ScheduledStartAt: spec.ScheduledStart(), Spec: spec,
 		}
 		jobID = job.JobID
-		if spec.ScheduledStartTime != nil && *spec.ScheduledStartTime != "" {
-			at, err := smc.ParseTime(*spec.ScheduledStartTime)
-			if err != nil {
-				return err
-			}
-			job.ScheduledStartAt = at
-		}
 		source, err := s.freeSource(ctx, tx, job)
 		if err != nil {
 			return err
@@ -290,7 +275,7 @@ func (s *Store) JobsWithoutWorkflow(ctx context.Context, limit int) ([]string, e
 
 // MarkWorkflowStarted records that a job's entity workflow runs.
 func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
-	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 1 WHERE job_id = ?`, jobID)
 		return err
 	})
@@ -299,7 +284,7 @@ func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
 // ForgetWorkflows records that no entity workflow runs, because Temporal starts empty: the sweep starts them again
 // from the store (DESIGN: Temporal is the engine, the store is the record).
 func (s *Store) ForgetWorkflows(ctx context.Context) error {
-	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 0`)
 		return err
 	})

@@ -37,8 +37,7 @@ func (s *Store) Pending(ctx context.Context, limit int) ([]events.Record, error)
 
 // MarkPublished implements events.Outbox: it records where in the stream an event stands.
 func (s *Store) MarkPublished(ctx context.Context, eventID string, streamSequence uint64) error {
-	// Quiet: that an event was published is nothing the relay needs to be woken for.
-	return s.writeQuietly(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = ?, published = 1 WHERE event_id = ?`, streamSequence, eventID))
 		if err == nil && n == 0 {
 			err = fmt.Errorf("event %s: %w", eventID, ErrNotFound)

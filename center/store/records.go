@@ -79,7 +79,7 @@ type Image struct {
 	ImageName, JobID, SourceID   string
 	Run                          int
 	HostID                       string
-	Status                       string // Available
+	Status                       smc.ImageStatus
 	Disks                        []ImageDisk
 	CreatedAt                    time.Time
 }

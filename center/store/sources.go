@@ -75,7 +75,7 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.writeEvents(ctx, func(tx *sql.Tx) error {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
 		if err != nil {
 			return fmt.Errorf("source %s: %w", sourceID, err)
@@ -100,7 +100,7 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 		return nil, err
 	}
 	var ids []string
-	err = s.write(ctx, func(tx *sql.Tx) error {
+	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
 		ids = nil
 		for _, candidate := range stale {
 			source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, candidate.SourceID))

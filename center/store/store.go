@@ -42,8 +42,10 @@ type Store struct {
 	// here is fair and wakes at once, its busy handler polls.
 	writer chan struct{}
 	now    func() time.Time
-	// changed is closed and replaced after every commit that wrote to the outbox or to sessions.
-	changed notifier
+	// outboxChanged tells of commits that wrote to the outbox, workChanged of commits that gave a source's agent
+	// something new to do.
+	outboxChanged notifier
+	workChanged   keyedNotifier
 }
 
 // Option changes how Open makes a Store.
@@ -71,7 +73,7 @@ func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, e
 	}
 	db.SetMaxOpenConns(8)
 	db.SetMaxIdleConns(8)
-	s := &Store{db: db, writer: make(chan struct{}, 1), now: time.Now, changed: newNotifier()}
+	s := &Store{db: db, writer: make(chan struct{}, 1), now: time.Now, outboxChanged: newNotifier()}
 	for _, option := range options {
 		option(s)
 	}
@@ -112,21 +114,27 @@ func (s *Store) Close() error { return s.db.Close() }
 // Ping reports whether the database answers.
 func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 
-// Changed returns a channel that is closed at this process's next commit that may interest the relay or a waiting
-// agent. Other processes' commits do not close it: wait with a time-out too.
-func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
+// OutboxChanged returns a channel that is closed at this process's next commit that wrote an event. Other processes'
+// commits do not close it: wait with a time-out too.
+func (s *Store) OutboxChanged() <-chan struct{} { return s.outboxChanged.wait() }
 
-// write runs fn in a write transaction and wakes those who wait on Changed.
-func (s *Store) write(ctx context.Context, fn func(*sql.Tx) error) error {
-	if err := s.writeQuietly(ctx, fn); err != nil {
+// WorkChanged returns a channel that is closed at this process's next commit that changed what the agent of a source
+// should do, and a function that ends the wait. Other processes' commits do not close it: wait with a time-out too.
+func (s *Store) WorkChanged(sourceID string) (changed <-chan struct{}, done func()) {
+	return s.workChanged.wait(sourceID)
+}
+
+// writeEvents runs fn, which writes events, in a write transaction, and wakes the relay.
+func (s *Store) writeEvents(ctx context.Context, fn func(*sql.Tx) error) error {
+	if err := s.write(ctx, fn); err != nil {
 		return err
 	}
-	s.changed.notify()
+	s.outboxChanged.notify()
 	return nil
 }
 
-// writeQuietly runs fn in a write transaction.
-func (s *Store) writeQuietly(ctx context.Context, fn func(*sql.Tx) error) error {
+// write runs fn in a write transaction.
+func (s *Store) write(ctx context.Context, fn func(*sql.Tx) error) error {
 	select {
 	case s.writer <- struct{}{}:
 		defer func() { <-s.writer }()

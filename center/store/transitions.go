@@ -26,7 +26,7 @@ type change struct {
 // as it is afterwards. A key that was written before makes it a no-op.
 func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	var job *Job
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err := s.writeEvents(ctx, func(tx *sql.Tx) error {
 		var err error
 		job, err = scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, c.jobID))
 		if errors.Is(err, ErrNotFound) {
@@ -50,6 +50,7 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("job %s, transition %s: %w", c.jobID, c.key, err)
 	}
+	s.workChanged.notify(job.SourceID)
 	return job, nil
 }
 
@@ -387,7 +388,7 @@ const statusDeleted smc.JobStatus = "Deleted"
 // EndDelete removes a job that is Deleting and whose staging was released, and tells the world so. Its images stay.
 // A job that is gone already is no error.
 func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.writeEvents(ctx, func(tx *sql.Tx) error {
 		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
 		if errors.Is(err, ErrNotFound) {
 			return nil
@@ -436,12 +437,16 @@ type SyncProgress struct {
 	BytesTotal, BytesRead, BytesSent, BytesSentRaw, Rate int64
 }
 
+// Percent is how far the job is as a whole.
+func (p SyncProgress) Percent() float64 {
+	if p.BytesTotal == 0 {
+		return progressPrepared
+	}
+	return progressPrepared + (progressSynced-progressPrepared)*min(1, float64(p.BytesRead)/float64(p.BytesTotal))
+}
+
 // UpdateProgress records how far a run is. No figure but the rate ever goes backwards (DESIGN: Progress is data).
 func (s *Store) UpdateProgress(ctx context.Context, jobID string, run int, p SyncProgress) error {
-	percent := progressPrepared
-	if p.BytesTotal > 0 {
-		percent += (progressSynced - progressPrepared) * min(1, float64(p.BytesRead)/float64(p.BytesTotal))
-	}
 	return s.write(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = MAX(bytes_total, ?), bytes_read = MAX(bytes_read, ?),
 			bytes_sent = MAX(bytes_sent, ?), bytes_sent_raw = MAX(bytes_sent_raw, ?), rate = ? WHERE job_id = ? AND number = ?`,
@@ -449,7 +454,7 @@ func (s *Store) UpdateProgress(ctx context.Context, jobID string, run int, p Syn
 			return err
 		}
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = MAX(progress, ?) WHERE job_id = ? AND run = ? AND status = ?`,
-			percent, jobID, run, string(smc.StatusRunning))
+			p.Percent(), jobID, run, string(smc.StatusRunning))
 		return err
 	})
 }

@@ -47,14 +47,14 @@ CREATE TABLE source_servers (
     status_info   TEXT NOT NULL DEFAULT '',
     server        TEXT NOT NULL,
     token_hash    TEXT NOT NULL UNIQUE,
-    state_id      TEXT NOT NULL,
+    instance      TEXT NOT NULL,
     heartbeat_at  BIGINT NOT NULL,
     created_at    BIGINT NOT NULL,
     sequence      BIGINT NOT NULL DEFAULT 0,
     job_id        TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX source_servers_name ON source_servers (account_id, name);
-CREATE UNIQUE INDEX source_servers_state_id ON source_servers (account_id, state_id);
+CREATE UNIQUE INDEX source_servers_instance ON source_servers (account_id, instance);
 
 CREATE TABLE hosts (
     host_id      TEXT PRIMARY KEY,

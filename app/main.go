@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+)
+
+// Exit codes of every program.
+const (
+	ExitOK     = 0
+	ExitFailed = 1 // the program could not do its work
+	ExitUsage  = 2 // it was called wrongly
+)
+
+// Main is the body of a server process: it parses the command line, checks the settings, and runs until a signal or a
+// failure. It returns the exit code.
+func Main(name, usage string, define func(*pflag.FlagSet), run func(context.Context, *zap.Logger) error, check func() error) int {
+	return runMain(name, usage, os.Args[1:], os.Stdout, os.Stderr, define, run, check)
+}
+
+func runMain(name, usage string, args []string, stdout, stderr io.Writer, define func(*pflag.FlagSet), run func(context.Context, *zap.Logger) error, check func() error) int {
+	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.SetOutput(stderr)
+	flags.Usage = func() { _, _ = fmt.Fprint(stderr, usage, flags.FlagUsages()) }
+	define(flags)
+	level := flags.String("log-level", "info", "debug, info, warn or error")
+	format := flags.String("log-format", "auto", "auto, json or console; auto is console on a terminal")
+	version := flags.Bool("version", false, "print the version and exit")
+	misused := func(err error) int {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\nRun %s --help for how it is called.\n", name, err, name)
+		return ExitUsage
+	}
+	switch err := flags.Parse(args); {
+	case errors.Is(err, pflag.ErrHelp):
+		return ExitOK
+	case err != nil:
+		return misused(err)
+	case flags.NArg() > 0:
+		return misused(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+	case *version:
+		_, _ = fmt.Fprintln(stdout, name, Version())
+		return ExitOK
+	}
+	log, err := NewLogger(*level, *format)
+	if err != nil {
+		return misused(err)
+	}
+	defer func() { _ = log.Sync() }()
+	if err := check(); err != nil {
+		return misused(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, log); err != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return ExitFailed
+	}
+	return ExitOK
+}
+
+// ConnectionFlags defines the flags of the servers a process works on.
+func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
+	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path (DATABASE_URL)")
+	flags.StringVar(&c.NATSURL, "nats-url", c.NATSURL, "`URL` of NATS with JetStream (NATS_URL)")
+	flags.StringVar(&c.TemporalAddress, "temporal-address", c.TemporalAddress, "`HOST:PORT` of Temporal (TEMPORAL_ADDRESS)")
+	flags.StringVar(&c.TemporalNamespace, "temporal-namespace", c.TemporalNamespace, "`NAMESPACE` in Temporal (TEMPORAL_NAMESPACE)")
+}
+
+// Check reports what is missing.
+func (c ServerConfig) Check() error {
+	if c.RegionID == "" {
+		return errors.New("DROVER_REGION is not set: set it, or give --region")
+	}
+	if c.AccessKeyID != "" && c.AccessKeySecret == "" {
+		return errors.New("ALIBABA_CLOUD_ACCESS_KEY_SECRET is not set: the access key needs its secret")
+	}
+	return c.Connections.Check()
+}

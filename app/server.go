@@ -1,0 +1,191 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.temporal.io/sdk/client"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover/drover/center"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/events"
+)
+
+// Connections are the servers that the processes of the center work on.
+type Connections struct {
+	// DatabaseURL is sqlite:///absolute/path (DATABASE_URL).
+	DatabaseURL string
+	// NATSURL may be a list separated by commas (NATS_URL).
+	NATSURL string
+	// TemporalAddress is host:port (TEMPORAL_ADDRESS).
+	TemporalAddress string
+	// TemporalNamespace must exist (TEMPORAL_NAMESPACE).
+	TemporalNamespace string
+}
+
+// ConnectionsFromEnv reads the variables the fields name. getenv is os.Getenv outside tests.
+func ConnectionsFromEnv(getenv func(string) string) Connections {
+	c := Connections{
+		DatabaseURL: getenv("DATABASE_URL"), NATSURL: getenv("NATS_URL"),
+		TemporalAddress: getenv("TEMPORAL_ADDRESS"), TemporalNamespace: getenv("TEMPORAL_NAMESPACE"),
+	}
+	if c.TemporalNamespace == "" {
+		c.TemporalNamespace = client.DefaultNamespace
+	}
+	return c
+}
+
+// Check reports which connection is not named, and where it is to be named.
+func (c Connections) Check() error {
+	for _, setting := range []struct{ name, flag, value string }{
+		{"DATABASE_URL", "database-url", c.DatabaseURL},
+		{"NATS_URL", "nats-url", c.NATSURL},
+		{"TEMPORAL_ADDRESS", "temporal-address", c.TemporalAddress},
+	} {
+		if setting.value == "" {
+			return fmt.Errorf("%s is not set: set it, or give --%s", setting.name, setting.flag)
+		}
+	}
+	return nil
+}
+
+// ServerConfig is what RunServer needs.
+type ServerConfig struct {
+	Connections
+	// Listen is the address of the endpoint and the agent API, host:port.
+	Listen string
+	// RegionID is the one region of the center (DROVER_REGION).
+	RegionID string
+	// AccountID, AccessKeyID and AccessKeySecret are stored at the start: the first key pair, with which all else is
+	// done. Without AccessKeyID the keys already in the store are all there are.
+	AccountID, AccessKeyID, AccessKeySecret string
+	// RebuildEntities starts the entity of every job in the store: Temporal is empty.
+	RebuildEntities bool
+}
+
+// shutdownGrace is how long requests that are under way may take to end.
+const shutdownGrace = 3 * time.Second
+
+// RunServer serves the endpoint, the agent API, the relay and the sweeps until ctx is done or a part fails.
+func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error {
+	record, err := store.Open(ctx, config.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = record.Close() }()
+	if config.AccessKeyID != "" {
+		key := store.AccessKey{AccessKeyID: config.AccessKeyID, Secret: config.AccessKeySecret, AccountID: config.AccountID}
+		if err := record.PutAccessKey(ctx, key); err != nil {
+			return fmt.Errorf("store the first access key: %w", err)
+		}
+	}
+	if config.RebuildEntities {
+		if err := record.ForgetWorkflows(ctx); err != nil {
+			return fmt.Errorf("prepare to rebuild the entities: %w", err)
+		}
+	}
+	dataPlaneKey, err := record.DataPlaneKey(ctx)
+	if err != nil {
+		return err
+	}
+	// Lazy: the endpoint answers what the store can answer also while Temporal is away.
+	temporal, err := client.NewLazyClient(config.temporalOptions(log))
+	if err != nil {
+		return fmt.Errorf("temporal client: %w", err)
+	}
+	defer temporal.Close()
+	engine := &center.TemporalEngine{Client: temporal, Store: record}
+	endpoint := center.NewEndpoint(center.Config{
+		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, RegionID: config.RegionID, Logger: log.Named("endpoint"),
+		Ready: func(ctx context.Context) error {
+			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
+			return err
+		},
+	})
+	nc, err := config.nats("drover-server", log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = events.Close(ctx, nc)
+	}()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	relay := events.NewRelay(js, record, events.RelayConfig{}, log.Named("relay"))
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return relay.Run(ctx) })
+	group.Go(func() error { return wakeRelay(ctx, record, relay) })
+	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
+	group.Go(func() error { return serveHTTP(ctx, config.Listen, endpoint.Handler(), log.Named("endpoint")) })
+	return untilStopped(ctx, group.Wait())
+}
+
+// wakeRelay has events on their way as soon as they are committed in this process.
+func wakeRelay(ctx context.Context, record *store.Store, relay *events.Relay) error {
+	for {
+		changed := record.OutboxChanged()
+		relay.Wake()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// serveHTTP serves until ctx is done, then lets the requests under way end.
+func serveHTTP(ctx context.Context, address string, handler http.Handler, log *zap.Logger) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return serveListener(ctx, listener, handler, log)
+}
+
+func serveListener(ctx context.Context, listener net.Listener, handler http.Handler, log *zap.Logger) error {
+	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelRequests()
+	server := &http.Server{
+		Handler: handler, ErrorLog: zap.NewStdLog(log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return requests },
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		// Long polls have nothing to finish: they end as soon as the others have had a moment.
+		time.AfterFunc(shutdownGrace/3, cancelRequests)
+		grace, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+	}()
+	log.Info("listening", zap.String("address", listener.Addr().String()))
+	err := server.Serve(listener)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+}
+
+// untilStopped drops an error that is only that of the stop itself.
+func untilStopped(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,57 @@
+package app
+
+import (
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"go.temporal.io/sdk/client"
+	temporallog "go.temporal.io/sdk/log"
+	"go.uber.org/zap"
+
+	"github.com/drover/drover/events"
+)
+
+// temporalOptions are those of every Temporal client of a process.
+func (c Connections) temporalOptions(log *zap.Logger) client.Options {
+	return client.Options{
+		HostPort: c.TemporalAddress, Namespace: c.TemporalNamespace,
+		Logger: newTemporalLogger(log.Named("temporal")),
+	}
+}
+
+// nats connects to NATS; it does so also while no server answers.
+func (c Connections) nats(name string, log *zap.Logger) (*nats.Conn, error) {
+	nc, err := events.Connect(c.NATSURL, name, log.Named("nats"))
+	if err != nil {
+		return nil, fmt.Errorf("NATS_URL %s: %w", c.NATSURL, err)
+	}
+	return nc, nil
+}
+
+// temporalLogger lets Temporal's SDK log through zap.
+type temporalLogger struct{ *zap.SugaredLogger }
+
+var (
+	_ temporallog.Logger          = temporalLogger{}
+	_ temporallog.WithLogger      = temporalLogger{}
+	_ temporallog.WithSkipCallers = temporalLogger{}
+)
+
+func newTemporalLogger(log *zap.Logger) temporallog.Logger {
+	return temporalLogger{log.WithOptions(zap.AddCallerSkip(1)).Sugar()}
+}
+
+func (l temporalLogger) Debug(msg string, keyvals ...any) { l.Debugw(msg, keyvals...) }
+func (l temporalLogger) Info(msg string, keyvals ...any)  { l.Infow(msg, keyvals...) }
+func (l temporalLogger) Warn(msg string, keyvals ...any)  { l.Warnw(msg, keyvals...) }
+func (l temporalLogger) Error(msg string, keyvals ...any) { l.Errorw(msg, keyvals...) }
+
+// With implements log.WithLogger.
+func (l temporalLogger) With(keyvals ...any) temporallog.Logger {
+	return temporalLogger{l.SugaredLogger.With(keyvals...)}
+}
+
+// WithCallerSkip implements log.WithSkipCallers.
+func (l temporalLogger) WithCallerSkip(depth int) temporallog.Logger {
+	return temporalLogger{l.WithOptions(zap.AddCallerSkip(depth))}
+}

@@ -1,0 +1,253 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/durable"
+	"github.com/drover/drover/events"
+	"github.com/drover/drover/replica"
+	"github.com/drover/drover/workflows"
+)
+
+// The roles of a worker.
+const (
+	RoleCenter     = "center"     // the workflows of jobs and the activities that write the store
+	RoleTransition = "transition" // a transition host: receives disks, keeps images
+)
+
+// Roles lists the roles of a worker.
+func Roles() []string { return []string{RoleCenter, RoleTransition} }
+
+// WorkerConfig is what RunWorker needs.
+type WorkerConfig struct {
+	Connections
+	// Roles are any of RoleCenter and RoleTransition.
+	Roles []string
+	// DataDir is the root of the transition host's staging and images.
+	DataDir string
+	// TransitionListen is where the transition host listens for agents, host:port.
+	TransitionListen string
+	// TransitionURL is how agents reach it. Default http://<TransitionListen>.
+	TransitionURL string
+}
+
+// Check reports what is missing or contradictory.
+func (c WorkerConfig) Check() error {
+	if len(c.Roles) == 0 {
+		return fmt.Errorf("no role is given: --role takes any of %s", strings.Join(Roles(), ", "))
+	}
+	for _, role := range c.Roles {
+		if !slices.Contains(Roles(), role) {
+			return fmt.Errorf("role %q: want any of %s", role, strings.Join(Roles(), ", "))
+		}
+	}
+	if slices.Contains(c.Roles, RoleTransition) {
+		if c.DataDir == "" || c.TransitionListen == "" {
+			return errors.New("the role transition needs --data, where it keeps images, and --transition-listen, where agents reach it")
+		}
+	}
+	return c.Connections.Check()
+}
+
+const (
+	// hostHeartbeat is well below the time after which the store no longer counts a host as alive.
+	hostHeartbeat = 8 * time.Second
+	// workerStop is how long activities that are under way may take to end.
+	workerStop = 4 * time.Second
+)
+
+// RunWorker hosts the task queues of its roles until ctx is done or a part fails.
+func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error {
+	if err := config.Check(); err != nil {
+		return err
+	}
+	record, err := store.Open(ctx, config.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = record.Close() }()
+	temporal, err := client.NewLazyClient(config.temporalOptions(log))
+	if err != nil {
+		return fmt.Errorf("temporal client: %w", err)
+	}
+	defer temporal.Close()
+
+	group, ctx := errgroup.WithContext(ctx)
+	if slices.Contains(config.Roles, RoleCenter) {
+		group.Go(func() error { return runCenterWorker(ctx, temporal, record, log.Named("center")) })
+	}
+	if slices.Contains(config.Roles, RoleTransition) {
+		group.Go(func() error { return runTransitionHost(ctx, config, temporal, record, log.Named("transition")) })
+	}
+	return untilStopped(ctx, group.Wait())
+}
+
+func runCenterWorker(ctx context.Context, temporal client.Client, record *store.Store, log *zap.Logger) error {
+	w := worker.New(temporal, activities.QueueCenter, worker.Options{WorkerStopTimeout: workerStop})
+	w.RegisterWorkflow(workflows.ReplicationJob)
+	w.RegisterWorkflow(workflows.ReplicationRun)
+	w.RegisterActivity(&activities.Jobs{Store: record})
+	return hostQueue(ctx, w, activities.QueueCenter, log)
+}
+
+// runTransitionHost receives disks over HTTP and does the phases of runs. The listener is open before the host reports
+// itself, and closes after its activities have ended.
+func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client.Client, record *store.Store, log *zap.Logger) error {
+	hostID, err := loadHostID(config.DataDir)
+	if err != nil {
+		return err
+	}
+	key, err := record.DataPlaneKey(ctx)
+	if err != nil {
+		return err
+	}
+	log = log.With(zap.String("host_id", hostID))
+	host, err := replica.NewHost(replica.HostConfig{Root: config.DataDir, ID: hostID, Key: key, Epochs: epochs{record}, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = host.Close() }()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", config.TransitionListen)
+	if err != nil {
+		return fmt.Errorf("transition host: listen on %s: %w", config.TransitionListen, err)
+	}
+	url := config.TransitionURL
+	if url == "" {
+		url = "http://" + listener.Addr().String()
+	}
+	nc, err := config.nats("drover-worker", log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer nc.Close()
+
+	w := worker.New(temporal, activities.QueueTransition(hostID), worker.Options{WorkerStopTimeout: workerStop})
+	w.RegisterActivity(&activities.Replication{
+		Store: record, Host: host, HostURL: url, OnProgress: progressPublisher(nc), Logger: log,
+	})
+	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHTTP()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		err := serveListener(httpCtx, listener, host.Handler(), log)
+		if httpCtx.Err() == nil && err == nil {
+			err = errors.New("the transition host's listener ended")
+		}
+		return err
+	})
+	group.Go(func() error {
+		defer stopHTTP()
+		return hostQueue(ctx, w, activities.QueueTransition(hostID), log)
+	})
+	group.Go(func() error {
+		ticker := time.NewTicker(hostHeartbeat)
+		defer ticker.Stop()
+		for {
+			if err := record.HostHeartbeat(ctx, hostID, url); err != nil && ctx.Err() == nil {
+				log.Warn("the transition host could not report itself", zap.Error(err))
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// hostQueue runs a worker until ctx is done. While Temporal is away it tries again.
+func hostQueue(ctx context.Context, w worker.Worker, queue string, log *zap.Logger) error {
+	const retry = time.Second
+	for {
+		err := w.Start()
+		if err == nil {
+			break
+		}
+		log.Warn("the worker could not start, trying again", zap.String("queue", queue), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retry):
+		}
+	}
+	log.Info("working", zap.String("queue", queue))
+	<-ctx.Done()
+	w.Stop()
+	return nil
+}
+
+// progressPublisher tells whoever listens on NATS how far a job is; nothing is kept of it.
+func progressPublisher(nc *nats.Conn) activities.ProgressFunc {
+	return func(job *store.Job, p store.SyncProgress) {
+		progress := events.Progress{
+			AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Run: job.Run,
+			Status: string(job.Status), BusinessStatus: string(job.BusinessStatus), Percent: p.Percent(),
+			BytesTotal: p.BytesTotal, BytesRead: p.BytesRead, BytesSent: p.BytesSent, BytesPerSecond: float64(p.Rate),
+			Time: time.Now().UTC(),
+		}
+		if p.Rate > 0 {
+			progress.ETASeconds = float64(p.BytesTotal-p.BytesRead) / float64(p.Rate)
+		}
+		_ = events.PublishProgress(nc, progress) // the next one makes up for it
+	}
+}
+
+// epochs lets the transition host fence writers by the store.
+type epochs struct{ store *store.Store }
+
+func (e epochs) RaiseEpoch(ctx context.Context, jobID string, run int) (int64, error) {
+	epoch, err := e.store.RaiseEpoch(ctx, jobID, run)
+	return epoch, fenceError(err)
+}
+
+func (e epochs) CheckEpoch(ctx context.Context, jobID string, epoch int64) error {
+	return fenceError(e.store.CheckEpoch(ctx, jobID, epoch))
+}
+
+// fenceError gives the store's refusals the form the data plane knows them by.
+func fenceError(err error) error {
+	switch {
+	case errors.Is(err, store.ErrFenced):
+		return fmt.Errorf("%w: %w", replica.ErrFenced, err)
+	case errors.Is(err, store.ErrSessionClosed):
+		return fmt.Errorf("%w: %w", replica.ErrSessionClosed, err)
+	}
+	return err
+}
+
+// loadHostID returns the id of the transition host that keeps its data in dir; a new one at its first start.
+func loadHostID(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the transition host's folder: %w", err)
+	}
+	path := filepath.Join(dir, "host-id")
+	data, err := os.ReadFile(path)
+	if err == nil {
+		return strings.TrimSpace(string(data)), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the transition host's id: %w", err)
+	}
+	id := store.NewID("i")
+	if err := durable.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("keep the transition host's id: %w", err)
+	}
+	return id, nil
+}

@@ -1,0 +1,178 @@
+package center
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/replica"
+	"github.com/drover/drover/smc"
+)
+
+// workPoll is how often a waiting request for work looks at the store: another process may have changed it.
+const workPoll = 2 * time.Second
+
+// sessionTokenLife is how long a session token is good for. The epoch of its session is what ends it in fact.
+const sessionTokenLife = 90 * 24 * time.Hour
+
+// serveAgents registers the agent API. An agent token reaches nothing else.
+func (e *Endpoint) serveAgents(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+agentapi.PathRegister, e.agentCall(e.registerAgent))
+	mux.HandleFunc("POST "+agentapi.PathHeartbeat, e.agentCall(e.authenticated(e.heartbeat)))
+	mux.HandleFunc("GET "+agentapi.PathWork, e.agentCall(e.authenticated(e.work)))
+}
+
+// agentCall answers with JSON, or with the error body of the SMC API.
+func (e *Endpoint) agentCall(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		requestID := newRequestID()
+		r.Body = http.MaxBytesReader(w, r.Body, agentapi.MaxBodyBytes)
+		answer, err := do(r)
+		if err != nil {
+			log := e.Logger.With(zap.String("request_id", requestID), zap.String("path", r.URL.Path))
+			if smc.AsError(err).HTTPStatus >= http.StatusInternalServerError && r.Context().Err() == nil {
+				log.Error("agent's call failed", zap.Error(err))
+			} else {
+				log.Info("agent's call refused", zap.Error(err))
+			}
+			e.refuse(w, smc.FormatJSON, requestID, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			e.Logger.Info("answer not delivered to agent", zap.String("request_id", requestID), zap.Error(err))
+		}
+	}
+}
+
+// authenticated finds the source server whose agent calls.
+func (e *Endpoint) authenticated(do func(*http.Request, *store.Source) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok {
+			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the call carries no agent token: register with an activation code first")
+		}
+		source, err := e.Store.SourceByToken(r.Context(), token)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its source server was deleted, or belongs to another center")
+		}
+		if err != nil {
+			return nil, err
+		}
+		return do(r, source)
+	}
+}
+
+func readJSON(r *http.Request, into any) error {
+	if err := json.NewDecoder(r.Body).Decode(into); err != nil {
+		return smc.Errorf(smc.CodeInvalidParameter, "the body is not the JSON this call takes: %v", err)
+	}
+	return nil
+}
+
+func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
+	var request agentapi.RegisterRequest
+	if err := readJSON(r, &request); err != nil {
+		return nil, err
+	}
+	if err := smc.CheckName("name", request.Name); err != nil {
+		return nil, err
+	}
+	if request.Instance == "" {
+		return nil, smc.Errorf(smc.CodeInvalidParameter, "instance is missing: every agent process has one")
+	}
+	if err := checkServer(request.Server); err != nil {
+		return nil, err
+	}
+	token := newSecret()
+	source, err := e.Store.RegisterSource(r.Context(), request.Code, token, request.Instance, request.Name, request.Server, e.SourceQuota)
+	if err != nil {
+		return nil, err
+	}
+	e.Logger.Info("source server registered", zap.String("source_id", source.SourceID), zap.String("name", source.Name), zap.String("account_id", source.AccountID))
+	return agentapi.RegisterResponse{SourceID: source.SourceID, Token: token, HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}, nil
+}
+
+// checkServer refuses a description that no job could be made of.
+func checkServer(server agentapi.Server) error {
+	if len(server.Disks) == 0 || len(server.Disks) > smc.MaxDataDisks+1 {
+		return smc.Errorf(smc.CodeInvalidParameter, "a source server has a system disk and at most %d data disks, not %d disks", smc.MaxDataDisks, len(server.Disks))
+	}
+	for i, disk := range server.Disks {
+		if disk.Index != i || disk.SizeBytes <= 0 {
+			return smc.Errorf(smc.CodeInvalidParameter, "disk %d of the description has the index %d and %d bytes: indexes count from 0 and no disk is empty", i, disk.Index, disk.SizeBytes)
+		}
+	}
+	if len(server.SystemInfo) > agentapi.MaxSystemInfoBytes {
+		return smc.Errorf(smc.CodeInvalidParameter, "systemInfo is longer than %d bytes", agentapi.MaxSystemInfoBytes)
+	}
+	return nil
+}
+
+func (e *Endpoint) heartbeat(r *http.Request, source *store.Source) (any, error) {
+	var request agentapi.HeartbeatRequest
+	if err := readJSON(r, &request); err != nil {
+		return nil, err
+	}
+	if err := checkServer(request.Server); err != nil {
+		return nil, err
+	}
+	if err := e.Store.Heartbeat(r.Context(), source.SourceID, request.Server); err != nil {
+		return nil, err
+	}
+	return agentapi.HeartbeatResponse{HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}, nil
+}
+
+// work answers as soon as the agent should be doing something else than it knows of, or when its wait is over.
+func (e *Endpoint) work(r *http.Request, source *store.Source) (any, error) {
+	have, err := strconv.ParseInt(r.URL.Query().Get(agentapi.QueryHave), 10, 64)
+	if err != nil {
+		return nil, smc.Errorf(smc.CodeInvalidParameter, "%s must be the generation of the last answer", agentapi.QueryHave)
+	}
+	wait, err := time.ParseDuration(r.URL.Query().Get(agentapi.QueryWait))
+	if err != nil || wait < 0 {
+		return nil, smc.Errorf(smc.CodeInvalidParameter, "%s must be a duration such as 25s", agentapi.QueryWait)
+	}
+	over := time.NewTimer(min(wait, agentapi.MaxWait))
+	defer over.Stop()
+	look := time.NewTicker(workPoll)
+	defer look.Stop()
+	for {
+		changed, done := e.Store.WorkChanged(source.SourceID)
+		work, err := e.Store.Work(r.Context(), source.SourceID)
+		if err != nil || work.Generation != have {
+			done()
+			return e.desired(work), err
+		}
+		select {
+		case <-changed:
+			done()
+		case <-look.C:
+			done()
+		case <-over.C:
+			done()
+			return e.desired(work), nil
+		case <-r.Context().Done():
+			done()
+			return nil, r.Context().Err()
+		}
+	}
+}
+
+func (e *Endpoint) desired(work store.Work) agentapi.Desired {
+	desired := agentapi.Desired{Generation: work.Generation}
+	if work.JobID != "" {
+		desired.Work = &agentapi.Work{
+			JobID: work.JobID, Run: work.Run, HostURL: work.HostURL, Parameters: work.Parameters,
+			Token: replica.SignToken(e.DataPlaneKey, replica.TokenSession, work.JobID, time.Now().Add(sessionTokenLife)),
+		}
+	}
+	return desired
+}

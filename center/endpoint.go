@@ -1,0 +1,203 @@
+// Package center is the self-hosted Server Migration Center: the signed endpoint that speaks the SMC contract, the API
+// its agents speak, and the sweeps that keep its record and its workflows together.
+package center
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+)
+
+// Config is what an Endpoint needs.
+type Config struct {
+	Store  *store.Store
+	Engine Engine
+	// DataPlaneKey signs session tokens and image tickets; the transition hosts hold the same.
+	DataPlaneKey []byte
+	// RegionID is the one region of this center.
+	RegionID string
+	// HostID names this endpoint in error answers. Default: the machine's host name.
+	HostID string
+	// Quotas of an account (CONTRACT: Jobs: states). Default 1,000 each.
+	SourceQuota, JobQuota int
+	// Ready reports why the endpoint cannot serve; nil means it can. Optional, for /readyz.
+	Ready  func(context.Context) error
+	Logger *zap.Logger
+}
+
+// Engine moves jobs: it is the API's way to the entity workflows.
+type Engine interface {
+	// Begin starts the entity of a job that is in the store. One that runs already is no error.
+	Begin(ctx context.Context, jobID string) error
+	// Update asks the entity of a job to move it, and returns once the change is in the store. requestID makes
+	// it idempotent. Refusals are *smc.Error.
+	Update(ctx context.Context, jobID, update, requestID string, argument any) error
+}
+
+// Endpoint serves the SMC API at / and the agent API below /agent/v1/.
+type Endpoint struct {
+	Config
+	verifier smc.Verifier
+	handlers map[string]handler
+}
+
+// handler carries out one operation.
+type handler func(ctx context.Context, c *call, request any) (smc.Result, error)
+
+// call is one verified request.
+type call struct {
+	accountID string
+	requestID string
+	now       time.Time
+	log       *zap.Logger
+}
+
+// NewEndpoint returns the endpoint of a center.
+func NewEndpoint(config Config) *Endpoint {
+	if config.HostID == "" {
+		config.HostID, _ = os.Hostname()
+	}
+	if config.SourceQuota == 0 {
+		config.SourceQuota = 1000
+	}
+	if config.JobQuota == 0 {
+		config.JobQuota = 1000
+	}
+	e := &Endpoint{Config: config, handlers: map[string]handler{}}
+	e.verifier = smc.Verifier{
+		Secret: func(ctx context.Context, id string) (string, bool, error) {
+			key, err := e.Store.AccessKey(ctx, id)
+			if errors.Is(err, store.ErrNotFound) {
+				return "", false, nil
+			}
+			return key.Secret, err == nil, err
+		},
+		Nonces: nonces{e.Store},
+	}
+	e.register()
+	return e
+}
+
+// nonces keeps signature nonces in the store, so that a replay is refused after a restart and by every replica.
+type nonces struct{ store *store.Store }
+
+func (n nonces) Use(ctx context.Context, accessKeyID, nonce string, until time.Time) (bool, error) {
+	return n.store.UseNonce(ctx, accessKeyID, nonce, until)
+}
+
+// serve registers the handler of a declared operation. What the declaration knows is done before it is called: the
+// request is decoded and valid.
+func serve[Req, Res any](e *Endpoint, operation *smc.Operation[Req, Res], do func(context.Context, *call, *Req) (*Res, error)) {
+	e.handlers[operation.Name()] = func(ctx context.Context, c *call, request any) (smc.Result, error) {
+		result, err := do(ctx, c, request.(*Req))
+		if err != nil {
+			return nil, err
+		}
+		return any(result).(smc.Result), nil
+	}
+}
+
+// Handler serves everything of the center's HTTP listener.
+func (e *Endpoint) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", e.serveSMC)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", e.serveReady)
+	e.serveAgents(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		e.refuse(w, smc.FormatJSON, newRequestID(), smc.Errorf(smc.CodeInvalidActionNotFound, "there is nothing at %s: the API is served at /, the agents' at %s", r.URL.Path, agentapi.Prefix))
+	})
+	return mux
+}
+
+func (e *Endpoint) serveReady(w http.ResponseWriter, r *http.Request) {
+	err := e.Store.Ping(r.Context())
+	if err == nil && e.Ready != nil {
+		err = e.Ready(r.Context())
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = fmt.Fprintln(w, "ready")
+}
+
+// serveSMC answers one call of the SMC API.
+func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
+	c := &call{requestID: newRequestID(), now: time.Now().UTC()}
+	c.log = e.Logger.With(zap.String("request_id", c.requestID))
+	request, err := smc.ReadRequest(w, r)
+	if err != nil {
+		e.refuse(w, smc.FormatJSON, c.requestID, err)
+		return
+	}
+	format, err := smc.ParseFormat(request.Values.Get("Format"))
+	if err != nil {
+		e.refuse(w, format, c.requestID, err)
+		return
+	}
+	result, operation, err := e.do(r.Context(), c, request)
+	c.log = c.log.With(zap.String("action", operation), zap.String("account_id", c.accountID), zap.Duration("took", time.Since(c.now)))
+	if err != nil {
+		if refusal := smc.AsError(err); refusal.HTTPStatus >= http.StatusInternalServerError {
+			c.log.Error("call failed", zap.Error(err))
+		} else {
+			c.log.Info("call refused", zap.String("code", refusal.Code), zap.String("reason", refusal.Message))
+		}
+		e.refuse(w, format, c.requestID, err)
+		return
+	}
+	c.log.Debug("call answered")
+	if err := smc.WriteResult(w, format, operation, c.requestID, result); err != nil {
+		c.log.Info("answer not delivered", zap.Error(err))
+	}
+}
+
+// do verifies, decodes, validates and carries out a call.
+func (e *Endpoint) do(ctx context.Context, c *call, request *smc.Request) (smc.Result, string, error) {
+	keyID, err := e.verifier.Verify(ctx, request)
+	if err != nil {
+		return nil, "", err
+	}
+	key, err := e.Store.AccessKey(ctx, keyID)
+	if err != nil {
+		return nil, "", err
+	}
+	c.accountID = key.AccountID
+	operation, err := request.Operation()
+	if err != nil {
+		return nil, "", err
+	}
+	handle, ok := e.handlers[operation.Name()]
+	if !ok {
+		return nil, operation.Name(), smc.Errorf(smc.CodeUnsupportedFeature, "%s is not served by this center", operation.Name())
+	}
+	decoded, err := operation.DecodeRequest(request.Values)
+	if err != nil {
+		return nil, operation.Name(), err
+	}
+	if err := operation.ValidateRequest(decoded, c.now); err != nil {
+		return nil, operation.Name(), err
+	}
+	result, err := handle(ctx, c, decoded)
+	return result, operation.Name(), err
+}
+
+func (e *Endpoint) refuse(w http.ResponseWriter, format smc.Format, requestID string, err error) {
+	if err := smc.WriteError(w, format, requestID, e.HostID, err); err != nil {
+		e.Logger.Info("answer not delivered", zap.String("request_id", requestID), zap.Error(err))
+	}
+}
+
+func newRequestID() string { return strings.ToUpper(uuid.NewString()) }

@@ -1,0 +1,104 @@
+package center
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/workflows"
+)
+
+// updateTimeout is how long a call waits for a job's entity to move it.
+const updateTimeout = 20 * time.Second
+
+// TemporalEngine moves jobs through their entity workflows.
+type TemporalEngine struct {
+	Client client.Client
+	Store  *store.Store
+}
+
+var _ Engine = (*TemporalEngine)(nil)
+
+// Begin implements Engine.
+func (t *TemporalEngine) Begin(ctx context.Context, jobID string) error {
+	job, err := t.Store.JobByID(ctx, jobID)
+	if err != nil {
+		return fmt.Errorf("begin job %s: %w", jobID, err)
+	}
+	_, err = t.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID:                       workflows.JobID(jobID),
+		TaskQueue:                activities.QueueCenter,
+		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		// JobIds are never reused: an entity that closed is that of a job that is gone.
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		StaticSummary:         fmt.Sprintf("%s (source %s)", job.Name, job.SourceID),
+	}, workflows.ReplicationJob, entityInput(job))
+	var closed *serviceerror.WorkflowExecutionAlreadyStarted
+	if err != nil && !errors.As(err, &closed) {
+		return fmt.Errorf("start the entity of job %s: %w", jobID, err)
+	}
+	return t.Store.MarkWorkflowStarted(ctx, jobID)
+}
+
+// entityInput is what the entity of a job starts from, also in a Temporal that knows nothing of the job.
+func entityInput(job *store.Job) workflows.JobInput {
+	input := workflows.JobInput{
+		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence,
+		HostID: job.HostID, ScheduledStartAt: job.ScheduledStartAt, FirstStartAt: job.StartedAt,
+	}
+	if !job.RunOnce() && job.Spec.Frequency != nil {
+		input.Frequency = time.Duration(*job.Spec.Frequency) * time.Hour
+	}
+	if job.Status == smc.StatusFinished || job.Status == smc.StatusDeleting {
+		input.HostID, input.ReleaseHost = "", job.HostID
+	}
+	return input
+}
+
+// Update implements Engine.
+func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID string, argument any) error {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	err := t.update(ctx, jobID, update, requestID, argument)
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		// The job is in the store, its entity is not in Temporal yet: what the sweep would do is done now.
+		if err := t.Begin(ctx, jobID); err != nil {
+			return err
+		}
+		err = t.update(ctx, jobID, update, requestID, argument)
+	}
+	var refusal *temporal.ApplicationError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refusal):
+		return smc.Errorf(refusal.Type(), "%s", refusal.Message())
+	case errors.As(err, &missing):
+		return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", err, smc.Errorf(smc.CodeServiceUnavailable,
+			"%s of job %s was not answered within %s: check that a worker with the role center runs; DescribeReplicationJobs tells what became of it", update, jobID, updateTimeout))
+	}
+	return fmt.Errorf("%s of job %s: %w", update, jobID, err)
+}
+
+func (t *TemporalEngine) update(ctx context.Context, jobID, update, requestID string, argument any) error {
+	handle, err := t.Client.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+		WorkflowID: workflows.JobID(jobID), UpdateName: update, UpdateID: requestID, Args: []any{argument},
+		WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	if err != nil {
+		return err
+	}
+	return handle.Get(ctx, nil)
+}

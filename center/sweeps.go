@@ -1,0 +1,94 @@
+package center
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+)
+
+func jobField(jobID string) zap.Field { return zap.String("job_id", jobID) }
+func errorField(err error) zap.Field  { return zap.Error(err) }
+
+// How often the sweeps look.
+const (
+	entitySweep  = 5 * time.Second
+	offlineSweep = 10 * time.Second
+	nonceSweep   = 5 * time.Minute
+)
+
+// Sweep keeps the record true until ctx is done: it starts entities that are missing, makes sources Unavailable that
+// have fallen silent, and forgets nonces that have expired. Any number of centers on one store may sweep at once.
+func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return every(ctx, entitySweep, func() { BeginMissing(ctx, record, engine, log) })
+	})
+	group.Go(func() error {
+		return every(ctx, nonceSweep, func() {
+			if err := record.ForgetNonces(ctx); err != nil && ctx.Err() == nil {
+				log.Warn("expired nonces not forgotten", zap.Error(err))
+			}
+		})
+	})
+	group.Go(func() error {
+		// Agents could not be heard while this center was down: they get the full time to report before they are
+		// called offline.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(smc.OfflineAfter):
+		}
+		return every(ctx, offlineSweep, func() {
+			offline, err := record.MarkOffline(ctx, time.Now().Add(-smc.OfflineAfter))
+			if err != nil && ctx.Err() == nil {
+				log.Warn("offline sources not found", zap.Error(err))
+			}
+			for _, id := range offline {
+				log.Warn("source server offline", zap.String("source_id", id))
+			}
+		})
+	})
+	return group.Wait()
+}
+
+// BeginMissing starts the entities of all jobs that are in the store and not in Temporal.
+func BeginMissing(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) {
+	const batch = 500
+	ids, err := record.JobsWithoutWorkflow(ctx, batch)
+	if err != nil {
+		if ctx.Err() == nil {
+			log.Warn("jobs without an entity not found", zap.Error(err))
+		}
+		return
+	}
+	for _, id := range ids {
+		switch err := engine.Begin(ctx, id); {
+		case err == nil:
+			log.Info("entity started by the sweep", jobField(id))
+		case errors.Is(err, store.ErrNotFound): // deleted meanwhile
+		case ctx.Err() == nil:
+			log.Warn("entity not started, the next sweep tries again", jobField(id), zap.Error(err))
+			return
+		}
+	}
+}
+
+// every calls do now and then at every interval, until ctx is done.
+func every(ctx context.Context, interval time.Duration, do func()) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		do()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover/drover/app"
+)
+
+// runDrover runs the center and the transition host in this process.
+func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error {
+	connections := app.Connections{
+		DatabaseURL: cfg.DatabaseURL, NATSURL: cfg.NATSURL,
+		TemporalAddress: cfg.TemporalAddress, TemporalNamespace: cfg.TemporalNamespace,
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return app.RunServer(ctx, app.ServerConfig{
+			Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
+			AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
+		}, logger.Named("server"))
+	})
+	group.Go(func() error {
+		return app.RunWorker(ctx, app.WorkerConfig{
+			Connections: connections, Roles: app.Roles(), DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+		}, logger.Named("worker"))
+	})
+	return group.Wait()
+}
