@@ -70,7 +70,7 @@ func CodeOf(err error) string {
 	return ""
 }
 
-// Class says what is to be done about an error (DESIGN, decision 9).
+// Class says what is to be done about an error.
 type Class string
 
 // The classes of errors.
