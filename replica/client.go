@@ -1,0 +1,149 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// NewClient returns an HTTP client made for the data plane: HTTP/1.1, kept
+// alive, no compression, no overall timeout. tlsConfig may be nil.
+func NewClient(tlsConfig *tls.Config) *http.Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	return &http.Client{Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		TLSClientConfig:       tlsConfig,
+		TLSHandshakeTimeout:   10 * time.Second,
+		MaxIdleConnsPerHost:   maxStreams + 2,
+		IdleConnTimeout:       90 * time.Second,
+		ResponseHeaderTimeout: 5 * time.Minute,
+		DisableCompression:    true,
+		WriteBufferSize:       256 << 10,
+		ReadBufferSize:        256 << 10,
+	}}
+}
+
+// callTimeout bounds a request that carries no data. Completing a large disk
+// has the host read its whole map.
+const callTimeout = 2 * time.Minute
+
+// apiClient speaks the protocol.
+type apiClient struct {
+	client *http.Client
+	base   string
+	token  string
+}
+
+func (c apiClient) do(req *http.Request) (*http.Response, error) {
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	coded := &Error{Disk: NoDisk}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxJSON))
+	if json.Unmarshal(body, coded) != nil || coded.Code == "" {
+		// Not from a transition host: a proxy in between, or one that is starting.
+		coded = newError(CodeBusy, "%s answered %s", req.URL.Redacted(), resp.Status)
+		if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+			coded.Code = CodeUnauthorized
+		}
+	}
+	return nil, coded
+}
+
+// json sends a request with a JSON body and decodes the answer into out.
+func (c apiClient) json(ctx context.Context, method, path string, epoch int64, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(b))
+	if err != nil {
+		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if epoch > 0 {
+		req.Header.Set(epochHeader, strconv.FormatInt(epoch, 10))
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxJSON))
+		return err
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxJSON)).Decode(out); err != nil {
+		return fmt.Errorf("read the answer of the transition host: %w", err)
+	}
+	return nil
+}
+
+func (c apiClient) get(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts string, body io.ReadCloser, length int64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+path, body)
+	if err != nil {
+		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	req.ContentLength = length
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set(epochHeader, strconv.FormatInt(epoch, 10))
+	req.Header.Set(sentHeader, sentCounts)
+	resp, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	io.Copy(io.Discard, io.LimitReader(resp.Body, maxJSON)) //nolint:errcheck // so that the connection is kept
+	return resp.Body.Close()
+}
+
+// backoff spaces out attempts: from a tenth of a second to five, with jitter.
+type backoff struct{ next time.Duration }
+
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 5 * time.Second
+)
+
+func (b *backoff) reset() { b.next = 0 }
+
+// pause waits; it returns the error of ctx when that is done first.
+func (b *backoff) pause(ctx context.Context) error {
+	b.next = min(max(2*b.next, firstPause), maxPause)
+	timer := time.NewTimer(b.next/2 + rand.N(b.next/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,166 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// ImageWriter is where [Download] puts a disk; *os.File is one.
+type ImageWriter interface {
+	io.WriterAt
+	Truncate(size int64) error
+}
+
+// maxAttempts is how often in a row a download may get nowhere.
+const maxAttempts = 6
+
+// Download fetches a disk of an image into w as a sparse file: w is emptied,
+// given the size of the artifact ([ArtifactSynced] or [ArtifactDelivered]),
+// and written where the disk is not zero. Every grain is verified. When the
+// connection breaks it goes on where it was; it gives up after six attempts
+// without progress, when the ticket is refused ([ErrRefused]) or there is no
+// such image ([ErrImageNotFound]). baseURL is the host's, without the
+// protocol's prefix; client may be nil.
+func Download(ctx context.Context, client *http.Client, baseURL, token, imageID string, disk int, artifact string, w ImageWriter) error {
+	if err := checkID("image id", imageID); err != nil {
+		return err
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		return err
+	}
+	d := &download{
+		api: newImageClient(client, baseURL, token), dec: dec, w: w, size: -1,
+		path: fmt.Sprintf("/images/%s/disks/%d?artifact=%s", imageID, disk, url.QueryEscape(artifact)),
+	}
+	var wait backoff
+	for attempt := 0; ; attempt++ {
+		before := d.next
+		err := d.run(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case d.failed:
+			return err
+		}
+		if d.next > before {
+			attempt = 0
+			wait.reset()
+		}
+		var coded *Error
+		permanent := errors.As(err, &coded) && !transient(err) && coded.Code != CodeInvalidFrame && coded.Code != CodeGrainHashMismatch
+		if permanent || attempt+1 >= maxAttempts {
+			return fmt.Errorf("download disk %d of image %s: %w", disk, imageID, err)
+		}
+		if err := wait.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func newImageClient(client *http.Client, baseURL, token string) apiClient {
+	if client == nil {
+		client = NewClient(nil)
+	}
+	return apiClient{client: client, base: strings.TrimRight(baseURL, "/") + apiPrefix, token: token}
+}
+
+type download struct {
+	api    apiClient
+	path   string
+	dec    *decoder
+	w      ImageWriter
+	size   int64 // -1: not known yet
+	next   int64 // everything before is written
+	failed bool  // w cannot be written: no use to go on
+}
+
+// run streams from where the last attempt ended.
+func (d *download) run(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.api.base+d.path+"&from="+strconv.FormatInt(d.next, 10), nil)
+	if err != nil {
+		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	resp, err := d.api.do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	size, err := strconv.ParseInt(resp.Header.Get(sizeHeader), 10, 64)
+	if err != nil || size <= 0 || size > maxDiskSize || d.size >= 0 && size != d.size {
+		return newError(CodeInvalidRequest, "the answer is not that of a transition host: it lacks a valid %s", sizeHeader)
+	}
+	if d.size < 0 {
+		err := d.w.Truncate(0)
+		if err == nil {
+			err = d.w.Truncate(size)
+		}
+		if err != nil {
+			d.failed = true
+			return fmt.Errorf("make room for %d bytes: %w", size, err)
+		}
+		d.size = size
+	}
+	frames := newFrameReader(bufio.NewReaderSize(resp.Body, 256<<10), size, d.dec)
+	buf := make([]byte, MaxFrameRaw)
+	for {
+		f, err := frames.next(buf)
+		switch {
+		case errors.Is(err, io.EOF):
+			return io.ErrUnexpectedEOF // without an end frame it is not whole
+		case err != nil:
+			return err
+		case f.codec == codecEnd:
+			return nil
+		case f.offset < d.next:
+			return newError(CodeInvalidFrame, "the frame at %d comes after %d", f.offset, d.next)
+		}
+		if _, err := d.w.WriteAt(f.data, f.offset); err != nil {
+			d.failed = true
+			return fmt.Errorf("write at %d: %w", f.offset, err)
+		}
+		d.next = f.end()
+	}
+}
+
+// Verify has the host read an image back and compare it with its manifest. A
+// damaged image is a result, not an error. client may be nil.
+func Verify(ctx context.Context, client *http.Client, baseURL, token, imageID string, onProgress func(Progress)) (*VerifyResult, error) {
+	if err := checkID("image id", imageID); err != nil {
+		return nil, err
+	}
+	api := newImageClient(client, baseURL, token)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, api.base+"/images/"+imageID+"/verify", nil)
+	if err != nil {
+		return nil, newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	resp, err := api.do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	for lines := json.NewDecoder(resp.Body); ; {
+		var line verifyLine
+		if err := lines.Decode(&line); err != nil {
+			return nil, fmt.Errorf("verify image %s: %w", imageID, err)
+		}
+		switch {
+		case line.Error != nil:
+			return nil, line.Error
+		case line.Result != nil:
+			return line.Result, nil
+		case line.Progress != nil && onProgress != nil:
+			onProgress(*line.Progress)
+		}
+	}
+}
