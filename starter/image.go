@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/starter/progress"
+	"github.com/drover/drover/starter/table"
+)
+
+func (c *cli) imageCommand() *cobra.Command {
+	var job string
+	list := &cobra.Command{
+		Use:   "list [--job JOB]",
+		Short: "List the images, newest first",
+		Args:  exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			filter := smc.DescribeImagesRequest{}
+			if job != "" {
+				id, err := findJobID(cmd.Context(), client, job) // images outlive their job, so its id will do
+				if err != nil {
+					return err
+				}
+				filter.JobID = &id
+			}
+			images, _, err := listImages(cmd.Context(), client, filter)
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(images)
+			}
+			t := table.New("IMAGE ID", "NAME", "STATUS", ">DISKS", ">SIZE", ">RUN", "JOB ID", "CREATED")
+			for _, i := range images {
+				t.Add(i.ImageID, i.ImageName, string(i.Status), strconv.Itoa(len(i.Disks)), progress.Bytes(i.SizeBytes),
+					strconv.Itoa(i.Run), i.JobID, localTime(i.CreationTime))
+			}
+			return t.Write(c.out, "")
+		},
+	}
+	list.Flags().StringVar(&job, "job", "", "only images of this `JOB`, by id or name")
+	show := &cobra.Command{
+		Use:   "show IMAGE",
+		Short: "Show an image, by id or name",
+		Args:  exactArgs("IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			i, err := findImage(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(i)
+			}
+			return c.showImage(i)
+		},
+	}
+	return group("image", "Images: what jobs deliver", list, show, c.imageVerifyCommand(), c.imageExportCommand())
+}
+
+func (c *cli) showImage(i smc.Image) error {
+	var f fields
+	f.add("Image id", i.ImageID)
+	f.add("Name", i.ImageName)
+	f.add("Status", string(i.Status))
+	f.add("Job", fmt.Sprintf("%s, run %d", i.JobID, i.Run))
+	f.add("Source", i.SourceID)
+	f.add("Region", i.RegionID)
+	f.add("Transition host", i.HostID)
+	f.add("Created", localTime(i.CreationTime))
+	if err := f.write(c.out); err != nil || len(i.Disks) == 0 {
+		return err
+	}
+	t := table.New(">DISK", ">SYNCED", ">DELIVERED", "ROOT HASH")
+	for _, d := range i.Disks {
+		t.Add(strconv.Itoa(d.Index), progress.Bytes(d.SizeBytes), progress.Bytes(d.DeliveredSizeBytes), orDash(d.Root))
+	}
+	if err := c.printf("\n"); err != nil {
+		return err
+	}
+	return t.Write(c.out, "")
+}

@@ -1,0 +1,559 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/starter/progress"
+	"github.com/drover/drover/starter/table"
+)
+
+func (c *cli) jobCommand() *cobra.Command {
+	cmd := group("job", "Replication jobs: what copies a source server into an image",
+		c.jobCreateCommand(), c.jobListCommand(), c.jobShowCommand(), c.jobWatchCommand(),
+		c.jobActionCommand(jobAction{
+			verb: "start", short: "Start a job, or resume one that was stopped or failed", done: "started",
+			long: "Start a job that is Ready, or resume one that is Stopped or InError: what is copied already is not copied again.",
+			do: func(ctx context.Context, client *smc.Client, id string) error {
+				_, err := client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: id})
+				return err
+			},
+		}),
+		c.jobActionCommand(jobAction{
+			verb: "stop", short: "Stop a job that is Syncing", done: "stopped",
+			long: "Stop a job that is Running and Syncing. Start resumes it where it left off.",
+			do: func(ctx context.Context, client *smc.Client, id string) error {
+				_, err := client.StopReplicationJob(ctx, &smc.StopReplicationJobRequest{JobID: id})
+				return err
+			},
+		}),
+		c.jobCutOverCommand(),
+		c.jobActionCommand(jobAction{
+			verb: "run", short: "Run an incremental job now", done: "is running",
+			long: "Make one run of an incremental job that is Waiting. Its rhythm stays as it is. An extension of Drover's center.",
+			do: func(ctx context.Context, client *smc.Client, id string) error {
+				_, err := client.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: id})
+				return err
+			},
+		}),
+		c.jobActionCommand(jobAction{
+			verb: "delete", short: "Delete a job that is not Running; its images stay", done: "deleted", gone: true,
+			long: "Delete a job that is not Running, with what the transition host keeps for it. Its images stay.",
+			do: func(ctx context.Context, client *smc.Client, id string) error {
+				_, err := client.DeleteReplicationJob(ctx, &smc.DeleteReplicationJobRequest{JobID: id})
+				return err
+			},
+		}))
+	return cmd
+}
+
+// jobFlags are the flags of job create.
+type jobFlags struct {
+	source, name, description, imageName string
+	systemDiskSize                       int
+	dataDisks                            []string
+	runOnce                              bool
+	frequency, maxImages                 int
+	parameters                           string
+	schedule, validTime                  string
+	start                                bool
+}
+
+func (c *cli) jobCreateCommand() *cobra.Command {
+	var f jobFlags
+	cmd := &cobra.Command{
+		Use:   "create --source SOURCE [--name NAME] [--image-name NAME] [--system-disk-size GIB] [flags]",
+		Short: "Make a job for a source server",
+		Long: `Make a job for a source server. It is Ready until it is started, by --start, by "drover job start" or at --schedule.
+
+A job runs once and is Finished, or with --run-once=false copies what has changed every --frequency hours, keeps the
+last --max-images images, and is Waiting in between until it is cut over.`,
+		Example: `  drover job create --source web-1 --name web-1 --image-name web-1 --system-disk-size 40 --start
+  drover job create --source db-1 --name db-1 --image-name db-1 --system-disk-size 40 --data-disk 1=200 \
+      --run-once=false --frequency 12 --max-images 3 --start
+  drover job create --source app-1 --name app-1 --image-name app-1 --system-disk-size 40 \
+      --replication-parameters '{"bandwidth_limit":50000,"compress_level":3}' --schedule 2030-01-31T02:00:00Z`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.source == "" {
+				return usagef("%s: --source SOURCE is missing", cmd.CommandPath())
+			}
+			req, err := f.request(cmd.Flags().Changed, time.Now())
+			if err != nil {
+				return err
+			}
+			client, err := c.clientWithRegion()
+			if err != nil {
+				return err
+			}
+			return c.createJob(cmd.Context(), client, f, req)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.source, "source", "", "the `SOURCE` server, by id or name")
+	flags.StringVar(&f.name, "name", "", "`NAME` of the job")
+	flags.StringVar(&f.description, "description", "", "`TEXT` about the job")
+	flags.StringVar(&f.imageName, "image-name", "", "`NAME` of the image")
+	flags.IntVar(&f.systemDiskSize, "system-disk-size", 0, "size of the image's system disk in `GIB`, 20 to 2048")
+	flags.StringArrayVar(&f.dataDisks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated (default: all, at their own size)")
+	flags.BoolVar(&f.runOnce, "run-once", true, "false makes the job incremental; needs --frequency and --max-images")
+	flags.IntVar(&f.frequency, "frequency", 0, "`HOURS` between the runs of an incremental job, 1 to 168")
+	flags.IntVar(&f.maxImages, "max-images", 0, "how many images of an incremental job are kept, 1 to 10")
+	flags.StringVar(&f.parameters, "replication-parameters", "", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
+	flags.StringVar(&f.schedule, "schedule", "", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m")
+	flags.StringVar(&f.validTime, "valid-time", "", "`TIME` at which the job expires, in the forms of --schedule; never means never (default: in 30 days)")
+	flags.BoolVar(&f.start, "start", false, "start the job at once")
+	return cmd
+}
+
+// request makes the request of what was given; what was not is left to the endpoint's defaults, and whether it is
+// allowed to the endpoint's judgement.
+func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateReplicationJobRequest, error) {
+	req := &smc.CreateReplicationJobRequest{}
+	optional(given("name"), &req.Name, f.name)
+	optional(given("description"), &req.Description, f.description)
+	optional(given("image-name"), &req.ImageName, f.imageName)
+	optional(given("system-disk-size"), &req.SystemDiskSize, f.systemDiskSize)
+	optional(given("run-once"), &req.RunOnce, f.runOnce)
+	optional(given("frequency"), &req.Frequency, f.frequency)
+	optional(given("max-images"), &req.MaxNumberOfImageToKeep, f.maxImages)
+	optional(given("replication-parameters"), &req.ReplicationParameters, f.parameters)
+	if given("schedule") {
+		at, err := parseTime(f.schedule, now)
+		if err != nil {
+			return nil, usagef("--schedule %w", err)
+		}
+		req.ScheduledStartTime = &at
+		if f.start {
+			return nil, usagef("--schedule and --start exclude each other: exactly one of them starts the job")
+		}
+	}
+	switch {
+	case !given("valid-time"):
+	case f.validTime == "never":
+		req.ValidTime = new(string) // empty: never expires (CONTRACT: ValidTime)
+	default:
+		at, err := parseTime(f.validTime, now)
+		if err != nil {
+			return nil, usagef("--valid-time %w", err)
+		}
+		req.ValidTime = &at
+	}
+	for _, text := range f.dataDisks {
+		index, size, ok := strings.Cut(text, "=")
+		i, errIndex := strconv.Atoi(index)
+		n, errSize := strconv.Atoi(size)
+		if !ok || errIndex != nil || errSize != nil {
+			return nil, usagef("--data-disk %q is not INDEX=GIB, for example 1=200", text)
+		}
+		req.DataDisk = append(req.DataDisk, smc.DataDiskTarget{Index: &i, Size: &n})
+	}
+	return req, nil
+}
+
+// optional sets a parameter that was given. Absent and empty are not the same.
+func optional[T any](given bool, parameter **T, value T) {
+	if given {
+		*parameter = &value
+	}
+}
+
+// parseTime reads a time as people write it and returns it in the form of the API.
+func parseTime(s string, now time.Time) (string, error) {
+	if rest, ok := strings.CutPrefix(s, "+"); ok {
+		d, err := time.ParseDuration(rest)
+		if err != nil || d < 0 {
+			return "", fmt.Errorf("%q is not a time from now like +2h30m", s)
+		}
+		return smc.FormatTime(now.Add(d)), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return "", fmt.Errorf("%q is not a time like 2030-01-31T02:00:00Z or +2h30m", s)
+	}
+	return smc.FormatTime(t), nil
+}
+
+func (c *cli) createJob(ctx context.Context, client *smc.Client, f jobFlags, req *smc.CreateReplicationJobRequest) error {
+	source, err := findSource(ctx, client, f.source)
+	if err != nil {
+		return err
+	}
+	req.SourceID = source.SourceID
+	created, err := client.CreateReplicationJob(ctx, req)
+	if err != nil {
+		return err
+	}
+	done := "created"
+	if f.start {
+		if _, err := client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: created.JobID}); err != nil {
+			return fmt.Errorf("job %s is created but not started: %w", created.JobID, err)
+		}
+		done = "created and started"
+	}
+	return c.reportJob(ctx, client, created.JobID, done)
+}
+
+// reportJob says what became of a job: a line, or the job as JSON.
+func (c *cli) reportJob(ctx context.Context, client *smc.Client, id, done string) error {
+	job, err := findJob(ctx, client, id)
+	if err != nil {
+		return fmt.Errorf("job %s is %s, but cannot be read: %w", id, done, err)
+	}
+	if c.json() {
+		return c.printJSON(job)
+	}
+	return c.printf("job %s (%s) %s: %s\n", job.JobID, job.Name, done, phaseOf(job.Status, job.BusinessStatus))
+}
+
+func phaseOf(status smc.JobStatus, phase smc.BusinessStatus) string {
+	if status == smc.StatusRunning && phase != "" {
+		return string(status) + "/" + string(phase)
+	}
+	return string(status)
+}
+
+func (c *cli) jobListCommand() *cobra.Command {
+	var status, source string
+	cmd := &cobra.Command{
+		Use:     "list [--status STATUS] [--source SOURCE]",
+		Short:   "List the jobs, newest first",
+		Example: "  drover job list\n  drover job list --status Running -o json",
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			filter := smc.DescribeReplicationJobsRequest{}
+			optional(status != "", &filter.Status, status)
+			if source != "" {
+				s, err := findSource(cmd.Context(), client, source)
+				if err != nil {
+					return err
+				}
+				filter.SourceID = []string{s.SourceID}
+			}
+			jobs, _, err := listJobs(cmd.Context(), client, filter)
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(jobs)
+			}
+			t := table.New("JOB ID", "NAME", "STATUS", ">PROGRESS", ">RUNS", "SOURCE ID", "IMAGE ID", "CREATED", "ERROR")
+			for _, j := range jobs {
+				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), percent(j.Progress), strconv.Itoa(len(j.ReplicationJobRuns)),
+					j.SourceID, orDash(j.ImageID), localTime(j.CreationTime), j.ErrorCode)
+			}
+			return t.Write(c.out, "")
+		},
+	}
+	cmd.Flags().StringVar(&status, "status", "", "only jobs of this `STATUS`")
+	cmd.Flags().StringVar(&source, "source", "", "only jobs of this `SOURCE` server, by id or name")
+	return cmd
+}
+
+// jobView is a job with its live detail, where the endpoint offers that.
+type jobView struct {
+	smc.ReplicationJob
+	*jobDetail
+}
+
+// jobDetail is what the live detail of a job adds to it.
+type jobDetail struct {
+	Run            int                  `json:"Run"`
+	BytesTotal     int64                `json:"BytesTotal"`
+	BytesRead      int64                `json:"BytesRead"`
+	BytesSent      int64                `json:"BytesSent"`
+	BytesPerSecond int64                `json:"BytesPerSecond"`
+	EtaSeconds     int64                `json:"EtaSeconds"`
+	Runs           smc.List[smc.JobRun] `json:"Runs"`
+	Sequence       int64                `json:"Sequence"`
+}
+
+// notOffered reports that the endpoint does not know an extension of ours.
+func notOffered(err error) bool { return smc.CodeOf(err) == smc.CodeInvalidActionNotFound }
+
+func (c *cli) jobShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show JOB",
+		Short: "Show a job and its runs, by id or name",
+		Args:  exactArgs("JOB"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			job, err := findJob(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			view := jobView{ReplicationJob: job}
+			d, err := client.DescribeReplicationJobDetails(cmd.Context(), &smc.DescribeReplicationJobDetailsRequest{JobID: job.JobID})
+			switch {
+			case err == nil:
+				view.jobDetail = &jobDetail{
+					d.Run, d.BytesTotal, d.BytesRead, d.BytesSent, d.BytesPerSecond, d.EtaSeconds, d.Runs, d.Sequence,
+				}
+			case !notOffered(err):
+				return err
+			}
+			if c.json() {
+				return c.printJSON(view)
+			}
+			return c.showJob(view)
+		},
+	}
+}
+
+func (c *cli) showJob(j jobView) error {
+	var f fields
+	f.add("Job id", j.JobID)
+	f.add("Name", j.Name)
+	f.add("Description", j.Description)
+	f.add("Status", phaseOf(j.Status, j.BusinessStatus))
+	f.add("Progress", percent(j.Progress))
+	if d := j.jobDetail; d != nil && d.BytesTotal > 0 {
+		f.add("Read", progress.Bytes(d.BytesRead)+" of "+progress.Bytes(d.BytesTotal))
+		f.add("Sent", progress.Bytes(d.BytesSent))
+		if j.Status == smc.StatusRunning && d.BytesPerSecond > 0 {
+			f.add("Rate", progress.Rate(d.BytesPerSecond))
+		}
+	}
+	f.add("Error", j.ErrorCode)
+	f.add("Status info", j.StatusInfo)
+	f.add("Source", j.SourceID)
+	f.add("Target", string(j.TargetType))
+	f.add("Image", strings.TrimSpace(j.ImageID+" "+j.ImageName))
+	f.add("System disk", gib(j.SystemDiskSize))
+	for _, d := range j.DataDisks {
+		f.add(fmt.Sprintf("Data disk %d", d.Index), gib(d.Size))
+	}
+	if !j.RunOnce {
+		f.add("Rhythm", fmt.Sprintf("every %d h, the last %d images are kept", j.Frequency, j.MaxNumberOfImageToKeep))
+	}
+	f.add("Parameters", j.ReplicationParameters)
+	f.add("Transition host", j.TransitionInstanceID)
+	f.add("Created", localTime(j.CreationTime))
+	f.add("Scheduled", localTime(j.ScheduledStartTime))
+	f.add("Started", localTime(j.StartTime))
+	f.add("Ended", localTime(j.EndTime))
+	f.add("Valid until", localTime(j.ValidTime))
+	if err := f.write(c.out); err != nil || j.jobDetail == nil || len(j.Runs) == 0 {
+		return err
+	}
+	t := table.New(">RUN", "TYPE", "STATUS", "STARTED", ">DURATION", ">READ", ">SENT", "IMAGE ID")
+	for _, r := range j.Runs {
+		t.Add(strconv.Itoa(r.Number), string(r.Type), string(r.Status), localTime(r.StartTime),
+			progress.Duration(time.Duration(r.DurationSeconds*float64(time.Second))),
+			progress.Bytes(r.BytesRead), progress.Bytes(r.BytesSent), orDash(r.ImageID))
+	}
+	if err := c.printf("\n"); err != nil {
+		return err
+	}
+	return t.Write(c.out, "")
+}
+
+// jobAction is a command that does one thing to a job.
+type jobAction struct {
+	verb, short, long, done string
+	// gone: the job cannot be described any more.
+	gone bool
+	do   func(ctx context.Context, client *smc.Client, id string) error
+}
+
+func (c *cli) jobActionCommand(a jobAction) *cobra.Command {
+	return &cobra.Command{
+		Use:     a.verb + " JOB",
+		Short:   a.short,
+		Long:    a.long + "\n\nJOB is an id or a name.",
+		Example: "  drover job " + a.verb + " web-1",
+		Args:    exactArgs("JOB"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.actOnJob(cmd.Context(), client, args[0], a)
+		},
+	}
+}
+
+func (c *cli) actOnJob(ctx context.Context, client *smc.Client, ref string, a jobAction) error {
+	id, err := findJobID(ctx, client, ref)
+	if err != nil {
+		return err
+	}
+	if err := a.do(ctx, client, id); err != nil {
+		return err
+	}
+	switch {
+	case !a.gone:
+		return c.reportJob(ctx, client, id, a.done)
+	case c.json():
+		return c.printJSON(struct{ JobId string }{id}) //nolint:revive // the contract's name
+	}
+	return c.printf("job %s %s\n", id, a.done)
+}
+
+func (c *cli) jobCutOverCommand() *cobra.Command {
+	var syncData bool
+	cmd := &cobra.Command{
+		Use:   "cutover JOB [--sync-data]",
+		Short: "End an incremental job that is Waiting, with or without a last run",
+		Long: `End an incremental job that is Waiting. With --sync-data one last run copies what has changed since; without it
+the newest image is the result. JOB is an id or a name.`,
+		Example: "  drover job cutover db-1 --sync-data && drover job watch db-1",
+		Args:    exactArgs("JOB"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.actOnJob(cmd.Context(), client, args[0], jobAction{
+				done: "cut over",
+				do: func(ctx context.Context, client *smc.Client, id string) error {
+					_, err := client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: id, SyncData: &syncData})
+					return err
+				},
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&syncData, "sync-data", false, "make one last run first")
+	return cmd
+}
+
+// How often a job that is watched is asked about, and how long the endpoint may be silent meanwhile.
+const (
+	watchEvery       = time.Second
+	watchEveryCoarse = 5 * time.Second // an endpoint without live detail
+	watchPatience    = 2 * time.Minute
+)
+
+func (c *cli) jobWatchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch JOB",
+		Short: "Show the progress of a job until it rests",
+		Long: `Show the progress of a job until it rests: a bar on a terminal, lines elsewhere, one JSON object a line with -o json.
+
+A job that is Ready is waited for. The exit code is 0 when the job is Finished or Waiting, and 1 when it is InError,
+Stopped, Expired or deleted.`,
+		Example: "  drover job watch web-1\n  drover job watch web-1 -o json | jq -r .Progress",
+		Args:    exactArgs("JOB"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			job, err := findJob(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			return c.watchJob(cmd.Context(), client, job)
+		},
+	}
+}
+
+// watched is one line of job watch -o json.
+type watched struct {
+	smc.DescribeReplicationJobDetailsResult
+	Name     string `json:"Name"`
+	SourceID string `json:"SourceId"`
+}
+
+func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.ReplicationJob) error {
+	view := progress.NewView(c.out, progress.Auto)
+	defer view.Close()
+	every, heard := watchEvery, time.Now()
+	var last smc.DescribeReplicationJobDetailsResult
+	for {
+		d, coarse, err := liveDetail(ctx, client, job.JobID)
+		switch {
+		case err == nil:
+			heard = time.Now()
+			if coarse {
+				every = watchEveryCoarse
+			}
+			if err := c.showWatched(view, job, d, &last); err != nil {
+				return err
+			}
+			if rests, err := outcome(job, d); rests {
+				return err
+			}
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case smc.ClassOf(err) != smc.Retryable || time.Since(heard) > watchPatience:
+			return err
+		default:
+			c.log.Sugar().Debugf("the endpoint does not answer, still trying: %v", err)
+		}
+		timer := time.NewTimer(every)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *cli) showWatched(view *progress.View, job smc.ReplicationJob, d *smc.DescribeReplicationJobDetailsResult, last *smc.DescribeReplicationJobDetailsResult) error {
+	if !c.json() {
+		view.Update(progress.OfJob(job.Name, d))
+		return nil
+	}
+	same := d.Status == last.Status && d.BusinessStatus == last.BusinessStatus && d.Run == last.Run && d.Progress == last.Progress &&
+		d.BytesRead == last.BytesRead && d.BytesSent == last.BytesSent && d.StatusInfo == last.StatusInfo
+	*last = *d
+	if same {
+		return nil
+	}
+	return c.printLine(watched{*d, job.Name, job.SourceID})
+}
+
+// liveDetail reads the live detail of a job. For an endpoint that has none it is made of what Describe says.
+func liveDetail(ctx context.Context, client *smc.Client, id string) (d *smc.DescribeReplicationJobDetailsResult, coarse bool, err error) {
+	d, err = client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: id})
+	if !notOffered(err) {
+		return d, false, err
+	}
+	job, err := findJob(ctx, client, id)
+	if err != nil {
+		return nil, true, err
+	}
+	d = &smc.DescribeReplicationJobDetailsResult{
+		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: len(job.ReplicationJobRuns),
+		Progress: job.Progress, EtaSeconds: -1, ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo,
+	}
+	if job.Status == smc.StatusRunning {
+		d.Run++
+	}
+	return d, true, nil
+}
+
+// outcome says whether a job rests and, when it does not rest well, why.
+func outcome(job smc.ReplicationJob, d *smc.DescribeReplicationJobDetailsResult) (rests bool, err error) {
+	switch d.Status {
+	case smc.StatusReady, smc.StatusRunning:
+		return false, nil
+	case smc.StatusFinished, smc.StatusWaiting:
+		return true, nil
+	case smc.StatusInError:
+		return true, fmt.Errorf("job %s (%s) is InError: %s: %s", job.JobID, job.Name, d.ErrorCode, d.StatusInfo)
+	case smc.StatusStopped, smc.StatusExpired, smc.StatusDeleting:
+	}
+	text := fmt.Sprintf("job %s (%s) is %s", job.JobID, job.Name, d.Status)
+	if d.StatusInfo != "" {
+		text += ": " + d.StatusInfo
+	}
+	return true, errors.New(text)
+}

@@ -1,0 +1,200 @@
+// Command drover is the command line of a Server Migration Center: it registers source servers, makes and drives
+// replication jobs, and fetches their images. It speaks the SMC API, so it drives a self-hosted center as well as
+// the vendor's; what only a center of our own offers (live progress, images, events) says so when it is not there.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/drover/drover/smc"
+)
+
+// version is set when the binary is built.
+var version = ""
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as shells report a process that SIGINT ended
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// cli is what the commands share. Its fields are set before a command runs.
+type cli struct {
+	getenv  func(string) string
+	out     io.Writer
+	errOut  io.Writer
+	output  outputFormat
+	verbose bool
+	log     *zap.Logger
+}
+
+// run is the whole program but for the end of the process; its result is the exit code.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	c := &cli{getenv: getenv, out: stdout, errOut: stderr, output: outputTable, log: zap.NewNop()}
+	root := newRootCommand(c)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	called, err := root.ExecuteContextC(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "drover: %v\n\n%s", err, called.UsageString())
+		return exitUsage
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "drover: interrupted")
+		return exitInterrupted
+	}
+	fmt.Fprintln(stderr, "drover:", err)
+	return exitFailed
+}
+
+func newRootCommand(c *cli) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "drover",
+		Short: "Move servers: sources, replication jobs, images and events of a migration center",
+		Long: `Drover moves servers: it drives replication jobs of a Server Migration Center.
+
+The center and the access key come from the environment, as drover-dev writes it to dev.env:
+
+  DROVER_ENDPOINT                   address of the center
+  ALIBABA_CLOUD_ACCESS_KEY_ID       access key
+  ALIBABA_CLOUD_ACCESS_KEY_SECRET   its secret
+  DROVER_REGION                     region of the jobs
+  NATS_URL                          event stream (events tail only)
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.`,
+		Example: `  . data/dev.env
+  drover token create
+  drover source list
+  drover job create --source web-1 --name web-1 --image-name web-1 --system-disk-size 40 --start
+  drover job watch web-1
+  drover image export web-1 ./out --synced`,
+		Version:       versionText(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          needsCommand,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			c.log = newLogger(c.errOut, c.verbose)
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetVersionTemplate("drover {{.Version}}\n")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	flags := root.PersistentFlags()
+	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
+	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
+	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.imageCommand(), c.eventsCommand())
+	return root
+}
+
+// versionText is the version set at build time, else the one Go stamps into the binary.
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, RunE: needsCommand}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+func needsCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("%s needs a command", cmd.CommandPath())
+	}
+	return usagef("%s has no command %q", cmd.CommandPath(), args[0])
+}
+
+// exactArgs demands that many arguments, named for the message.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return usagef("%s: %s is missing", cmd.CommandPath(), names[len(args)])
+		case len(args) > len(names):
+			return usagef("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)])
+		}
+		for i, arg := range args {
+			if arg == "" {
+				return usagef("%s: %s is empty", cmd.CommandPath(), names[i])
+			}
+		}
+		return nil
+	}
+}
+
+// newLogger logs diagnostics: warnings, and with verbose every call.
+func newLogger(w io.Writer, verbose bool) *zap.Logger {
+	level := zapcore.WarnLevel
+	if verbose {
+		level = zapcore.DebugLevel
+	}
+	encoding := zap.NewDevelopmentEncoderConfig()
+	encoding.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoding), zapcore.Lock(zapcore.AddSync(w)), level))
+}
+
+// client makes a client of the endpoint the environment names.
+func (c *cli) client() (*smc.Client, error) {
+	cfg, err := smc.ConfigFromEnv(c.getenv)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	cfg.HTTPClient = &http.Client{
+		Transport:     loggingTransport{http.DefaultTransport, c.log},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	client, err := smc.NewClient(cfg)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return client, nil
+}
+
+// clientWithRegion is client for what takes a region.
+func (c *cli) clientWithRegion() (*smc.Client, error) {
+	if c.getenv(smc.EnvRegion) == "" {
+		return nil, usagef("not set in the environment: %s", smc.EnvRegion)
+	}
+	return c.client()
+}

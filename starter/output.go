@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/starter/progress"
+)
+
+// outputFormat is the value of --output.
+type outputFormat string
+
+const (
+	outputTable outputFormat = "table"
+	outputJSON  outputFormat = "json"
+)
+
+// String implements pflag.Value.
+func (f *outputFormat) String() string { return string(*f) }
+
+// Type implements pflag.Value.
+func (f *outputFormat) Type() string { return "FORMAT" }
+
+// Set implements pflag.Value.
+func (f *outputFormat) Set(s string) error {
+	switch outputFormat(s) {
+	case outputTable, outputJSON:
+		*f = outputFormat(s)
+		return nil
+	}
+	return errors.New("must be table or json")
+}
+
+// json reports whether the output is for programs.
+func (c *cli) json() bool { return c.output == outputJSON }
+
+// printJSON writes a value, indented, with the contract's field names.
+func (c *cli) printJSON(v any) error {
+	enc := json.NewEncoder(c.out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printLine writes a value as one line of JSON.
+func (c *cli) printLine(v any) error {
+	enc := json.NewEncoder(c.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+func (c *cli) printf(format string, args ...any) error {
+	_, err := fmt.Fprintf(c.out, format, args...)
+	return err
+}
+
+// fields lists what one thing is, a line each. What is empty is left out.
+type fields [][2]string
+
+func (f *fields) add(name, value string) {
+	if value != "" {
+		*f = append(*f, [2]string{name, value})
+	}
+}
+
+func (f *fields) write(w io.Writer) error {
+	columns := 0
+	for _, field := range *f {
+		columns = max(columns, progress.Width(field[0]))
+	}
+	for _, field := range *f {
+		if _, err := fmt.Fprintf(w, "%s  %s\n", progress.Pad(field[0]+":", columns+1), field[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// localTime renders a time of the API in the time zone of the person who reads it.
+func localTime(s string) string {
+	t, err := smc.ParseTime(s)
+	if err != nil {
+		return s
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func gib(n int) string { return fmt.Sprintf("%d GiB", n) }
+
+func percent(p float64) string {
+	// 99.9 is not yet 100.
+	if p > 99 && p < 100 {
+		p = 99
+	}
+	return fmt.Sprintf("%.0f%%", p)
+}

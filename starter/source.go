@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/starter/progress"
+	"github.com/drover/drover/starter/table"
+)
+
+func (c *cli) tokenCommand() *cobra.Command {
+	var name string
+	var count, days int
+	create := &cobra.Command{
+		Use:   "create [--name NAME] [--count N] [--ttl-days N]",
+		Short: "Make an activation code with which agents register",
+		Long: `Make an activation code with which agents register source servers.
+
+The code is shown this once. The output ends with the command to run on a source server.`,
+		Example: `  drover token create
+  drover token create --name dc-1 --count 20 --ttl-days 7
+  drover token create -o json | jq -r .AccessTokenCode`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			req := &smc.CreateAccessTokenRequest{}
+			given := cmd.Flags().Changed
+			if given("name") {
+				req.Name = &name
+			}
+			if given("count") {
+				req.Count = &count
+			}
+			if given("ttl-days") {
+				req.TimeToLiveInDays = &days
+			}
+			res, err := client.CreateAccessToken(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(res)
+			}
+			return c.printf(`Activation code: %s
+Id:              %s, for %d servers, valid for %d days
+
+The code is not shown again. Run on each source server, as root when the disks are devices:
+
+  drover-agent --endpoint %s --code %s --name NAME --state DIR --disk FILE-OR-DEVICE
+`, res.AccessTokenCode, res.AccessTokenID, count, days, strings.TrimSuffix(client.Endpoint(), "/"), res.AccessTokenCode)
+		},
+	}
+	create.Flags().StringVar(&name, "name", "", "`NAME` of the activation code")
+	create.Flags().IntVar(&count, "count", smc.DefaultAccessTokenCount, "how many servers may register with it, 1 to 1000")
+	create.Flags().IntVar(&days, "ttl-days", smc.DefaultAccessTokenTimeToLiveInDays, "how long it is valid, 1 to 90 days")
+	return group("token", "Activation codes", create)
+}
+
+func (c *cli) sourceCommand() *cobra.Command {
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List the source servers, newest first",
+		Args:  exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			sources, _, err := listSources(cmd.Context(), client, smc.DescribeSourceServersRequest{})
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(sources)
+			}
+			t := table.New("SOURCE ID", "NAME", "STATE", "PLATFORM", ">SYSTEM DISK", ">DATA DISKS", "JOB ID", "REGISTERED")
+			for _, s := range sources {
+				t.Add(s.SourceID, s.Name, string(s.State), s.Platform, gib(s.SystemDiskSize), fmt.Sprint(len(s.DataDisks)),
+					orDash(s.JobID), localTime(s.CreationTime))
+			}
+			return t.Write(c.out, "")
+		},
+	}
+	show := &cobra.Command{
+		Use:   "show SOURCE",
+		Short: "Show a source server, by id or name",
+		Args:  exactArgs("SOURCE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			s, err := findSource(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(s)
+			}
+			return c.showSource(s)
+		},
+	}
+	return group("source", "Source servers: the servers that agents run on", list, show)
+}
+
+func (c *cli) showSource(s smc.SourceServer) error {
+	var f fields
+	f.add("Source id", s.SourceID)
+	f.add("Name", s.Name)
+	f.add("Description", s.Description)
+	f.add("State", string(s.State))
+	f.add("Error", s.ErrorCode)
+	f.add("Status info", s.StatusInfo)
+	f.add("Job", s.JobID)
+	f.add("Registered", localTime(s.CreationTime))
+	f.add("Platform", strings.TrimSpace(s.Platform+" "+s.Architecture))
+	f.add("Agent", s.AgentVersion)
+	f.add("System info", s.SystemInfo)
+	f.add("System disk", gib(s.SystemDiskSize))
+	for _, p := range s.SystemDiskParts {
+		f.add("  "+p.Device, strings.TrimSpace(progress.Bytes(p.SizeBytes)+" "+p.Path))
+	}
+	for _, d := range s.DataDisks {
+		f.add(fmt.Sprintf("Data disk %d", d.Index), strings.TrimSpace(gib(d.Size)+" "+d.Path))
+		for _, p := range d.Parts {
+			f.add("  "+p.Device, strings.TrimSpace(progress.Bytes(p.SizeBytes)+" "+p.Path))
+		}
+	}
+	return f.write(c.out)
+}
