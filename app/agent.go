@@ -198,7 +198,11 @@ func (a *agent) register(ctx context.Context) error {
 		return err
 	}
 
-	req := agentapi.RegisterRequest{Code: a.cfg.Code, Name: a.cfg.Name, Instance: a.instance, Server: a.server}
+	instance, err := a.dir.registering(a.instance)
+	if err != nil {
+		return err
+	}
+	req := agentapi.RegisterRequest{Code: a.cfg.Code, Name: a.cfg.Name, Instance: instance, Server: a.server}
 	var resp agentapi.RegisterResponse
 	outage := outage{log: a.log, what: "registration", after: a.after}
 	for {
@@ -218,8 +222,8 @@ func (a *agent) register(ctx context.Context) error {
 		}
 	}
 	a.state.SourceID, a.state.Token = resp.SourceID, resp.Token
-	if err := a.dir.save(&a.state); err != nil {
-		return fmt.Errorf("%w; the center knows this server as %s now: delete that source server before registering again", err, resp.SourceID)
+	if err := a.dir.registered(&a.state); err != nil {
+		return fmt.Errorf("%w; the center knows this server as %s now: start the agent again as before, with the same --state", err, resp.SourceID)
 	}
 	a.client = a.client.WithToken(resp.Token)
 	a.log.Info("registered", zap.String("source_id", resp.SourceID), zap.String("name", a.state.Name))

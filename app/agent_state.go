@@ -14,6 +14,8 @@ import (
 const (
 	agentStateFile = "agent.json"
 	agentLockFile  = "lock"
+	// agentPendingFile holds the instance that is registering, until it is known that it has.
+	agentPendingFile = "registering"
 )
 
 // agentState is what an agent remembers between starts.
@@ -75,18 +77,48 @@ func (d *agentDir) load() (*agentState, error) {
 	return &s, nil
 }
 
-// save replaces the state so that a crash leaves the old one or the new one.
-func (d *agentDir) save(s *agentState) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("save the agent's state: %w", err)
-		}
-	}()
-	data, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
+// registering returns the instance to register with: the same one over restarts until the registration
+// has succeeded, so that the center can tell a registration repeated after a crash from a second server.
+func (d *agentDir) registering(fresh string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(d.path, agentPendingFile))
+	if err == nil && len(data) > 0 {
+		return string(data), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the agent's registration: %w", err)
+	}
+	if err := d.replace(agentPendingFile, []byte(fresh)); err != nil {
+		return "", fmt.Errorf("save the agent's registration: %w", err)
+	}
+	return fresh, nil
+}
+
+// registered saves the state of an agent that has just registered.
+func (d *agentDir) registered(s *agentState) error {
+	if err := d.save(s); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(d.path, agentStateFile+".*") // mode 0600
+	if err := os.Remove(filepath.Join(d.path, agentPendingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("end the agent's registration: %w", err)
+	}
+	return nil
+}
+
+// save replaces the state so that a crash leaves the old one or the new one.
+func (d *agentDir) save(s *agentState) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err == nil {
+		err = d.replace(agentStateFile, append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("save the agent's state: %w", err)
+	}
+	return nil
+}
+
+// replace writes a file of the directory, durably and whole or not at all.
+func (d *agentDir) replace(name string, data []byte) (err error) {
+	tmp, err := os.CreateTemp(d.path, name+".*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -95,14 +127,14 @@ func (d *agentDir) save(s *agentState) (err error) {
 			_ = os.Remove(tmp.Name())
 		}
 	}()
-	_, err = tmp.Write(append(data, '\n'))
+	_, err = tmp.Write(data)
 	if err == nil {
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), filepath.Join(d.path, agentStateFile)); err != nil {
+	if err := os.Rename(tmp.Name(), filepath.Join(d.path, name)); err != nil {
 		return err
 	}
 	dir, err := os.Open(d.path)

@@ -41,6 +41,7 @@ type fakeCenter struct {
 	heartbeats []agentapi.HeartbeatRequest
 	polls      []agentapi.WorkQuery
 	refused    int // requests answered with 503
+	onRegister func()
 }
 
 func newFakeCenter(t *testing.T) *fakeCenter {
@@ -58,6 +59,9 @@ func newFakeCenter(t *testing.T) *fakeCenter {
 		c.mu.Lock()
 		c.registered = append(c.registered, req)
 		c.mu.Unlock()
+		if c.onRegister != nil {
+			c.onRegister()
+		}
 		reply(w, agentapi.RegisterResponse{SourceID: "s-1", Token: goodToken, HeartbeatRateSeconds: 7})
 	})
 	mux.HandleFunc("POST "+agentapi.PathHeartbeat, func(w http.ResponseWriter, r *http.Request) {
@@ -400,6 +404,29 @@ func TestAgentStateYieldsToFlags(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(data, &state))
 	assert.Equal(t, agentState{Endpoint: moved.URL, SourceID: "s-1", Token: goodToken, Name: "web-1", Disks: cfg.Disks[:1]}, state)
+}
+
+func TestAgentRepeatsARegistrationWhoseAnswerWasLost(t *testing.T) {
+	center := newFakeCenter(t)
+	cfg := firstStart(t, center)
+	// The state cannot be saved: to the center the agent has registered, to itself it has not.
+	blocker := filepath.Join(cfg.StateDir, agentStateFile, "x")
+	first := newAgent(t, cfg)
+	center.onRegister = func() { assert.NoError(t, os.MkdirAll(blocker, 0o700)) }
+	require.ErrorContains(t, first.start().wait(), "with the same --state")
+	require.NoError(t, os.RemoveAll(filepath.Dir(blocker)))
+	center.onRegister = nil
+
+	second := newAgent(t, cfg)
+	second.agent.instance = "another"
+	second.start()
+	heartbeats := center.count(func(c *fakeCenter) int { return len(c.heartbeats) })
+	eventually(t, "a heartbeat", func() bool { return heartbeats() > 0 })
+	second.stop()
+	require.Len(t, center.registered, 2)
+	assert.Equal(t, "instance", center.registered[1].Instance, "the center knows a repetition by it")
+	assert.Equal(t, "another", center.heartbeats[0].Instance)
+	assert.NoFileExists(t, filepath.Join(cfg.StateDir, agentPendingFile))
 }
 
 func TestAgentUsage(t *testing.T) {

@@ -56,13 +56,13 @@ const (
 
 // RegisterRequest makes the server a source server of the account that issued the activation code.
 //
-// The agent repeats it with the same Instance until it gets an answer. The center answers a repeated
-// Instance with the source server it made for it and a new token, so an answer lost on the way leaves no
-// second, dead source behind.
+// The agent repeats it with the same Instance, over its own restarts too, until it has an answer on its
+// disk. The center answers a repeated Instance with the source server it made for it and a new token, so
+// an answer lost on the way leaves no second, dead source behind.
 type RegisterRequest struct {
 	Code     string `json:"code"`     // activation code, as CreateAccessToken showed it
 	Name     string `json:"name"`     // name of the source server, 2-128 characters (CONTRACT: Source servers)
-	Instance string `json:"instance"` // id of the agent process, fresh at every start
+	Instance string `json:"instance"` // id of the agent process that registered first
 	Server   Server `json:"server"`
 }
 
@@ -75,7 +75,7 @@ type RegisterResponse struct {
 
 // HeartbeatRequest says that the agent lives and what its server looks like now.
 type HeartbeatRequest struct {
-	Instance string `json:"instance"`
+	Instance string `json:"instance"` // id of the agent process, fresh at every start
 	Server   Server `json:"server"`
 }
 
