@@ -270,10 +270,16 @@ func (s *Session) serveFrames(w http.ResponseWriter, r *http.Request) error {
 	// A stale sender is told before it has sent its window.
 	s.fence.RLock()
 	stale, open := s.epoch != 0 && epoch != s.epoch, !s.closed
+	var ledgerErr error
 	if open {
+		// Now and not at the commit: what was seen once must not be forgotten.
 		s.ledger.sentBy(sender, counts)
+		ledgerErr = s.ledger.save()
 	}
 	s.fence.RUnlock()
+	if ledgerErr != nil {
+		return storageError(ledgerErr, "count what was sent for %s", s.spec.JobID)
+	}
 	if stale {
 		return newError(CodeFenced, "epoch %d of job %s is no longer current", epoch, s.spec.JobID)
 	}
