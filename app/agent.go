@@ -71,11 +71,11 @@ func RunAgent(ctx context.Context, cfg AgentConfig, log *zap.Logger) error {
 		wait:     agentapi.DefaultWait,
 	}
 	err := a.run(ctx)
-	if ctx.Err() != nil {
-		log.Info("agent stopped")
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	log.Info("agent stopped")
+	return nil
 }
 
 // agent is one process of an agent. The fields from sync on are replaced by tests.

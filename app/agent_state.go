@@ -131,7 +131,8 @@ func (d *agentDir) replace(name string, data []byte) (err error) {
 	if err == nil {
 		err = tmp.Sync()
 	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
+	err = errors.Join(err, tmp.Close())
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(tmp.Name(), filepath.Join(d.path, name)); err != nil {

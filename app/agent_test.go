@@ -45,6 +45,7 @@ type fakeCenter struct {
 }
 
 func newFakeCenter(t *testing.T) *fakeCenter {
+	t.Helper()
 	c := &fakeCenter{changed: make(chan struct{}), desired: agentapi.Desired{Generation: 1}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+agentapi.PathRegister, func(w http.ResponseWriter, r *http.Request) {
@@ -239,6 +240,7 @@ type runningAgent struct {
 }
 
 func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
+	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	r := &runningAgent{
 		t:    t,
@@ -315,6 +317,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 }
 
 func firstStart(t *testing.T, center *fakeCenter) AgentConfig {
+	t.Helper()
 	dir := t.TempDir()
 	cfg := AgentConfig{Endpoint: center.URL, Code: goodCode, Name: "web-1", StateDir: filepath.Join(dir, "state"), Version: "v1"}
 	for _, name := range []string{"disk-0.raw", "disk-1.raw"} {

@@ -18,6 +18,7 @@ import (
 )
 
 func client(t *testing.T, token string, handler http.HandlerFunc) *agentapi.Client {
+	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	c, err := agentapi.NewClient(server.URL+"/", token, agentapi.WithHTTPClient(server.Client()))

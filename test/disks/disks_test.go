@@ -20,6 +20,7 @@ import (
 const mib = 1 << 20
 
 func TestMakeAndMutate(t *testing.T) {
+	t.Parallel()
 	for _, spec := range []disks.Spec{
 		{SizeBytes: disks.MinSizeBytes, Seed: 1},
 		{SizeBytes: 64 * mib, Seed: 2, Layout: disks.Data, FillBytes: 48 * mib},
