@@ -24,8 +24,7 @@ func TestMakeAndMutate(t *testing.T) {
 	for _, spec := range []disks.Spec{
 		{SizeBytes: disks.MinSizeBytes, Seed: 1},
 		{SizeBytes: 64 * mib, Seed: 2, Layout: disks.Data, FillBytes: 48 * mib},
-		{SizeBytes: 256 * mib, Seed: 3, CompressiblePercent: -1},
-		{SizeBytes: 512 * mib, Seed: 4, FillBytes: 300 * mib, CompressiblePercent: 10},
+		{SizeBytes: 160 * mib, Seed: 3, FillBytes: 80 * mib, CompressiblePercent: -1}, // more than one block group
 	} {
 		t.Run(fmt.Sprintf("%d MiB layout %d", spec.SizeBytes/mib, spec.Layout), func(t *testing.T) {
 			t.Parallel()
