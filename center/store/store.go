@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // registers the database/sql driver "sqlite"
 )
 
@@ -77,7 +78,7 @@ func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, e
 	for _, option := range options {
 		option(s)
 	}
-	if err := s.migrate(ctx); err != nil {
+	if err := s.migrate(ctx, path+".migration"); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("migrate database %s: %w", path, err)
 	}
@@ -95,7 +96,17 @@ func sqlitePath(databaseURL string) (string, error) {
 	return u.Path, nil
 }
 
-func (s *Store) migrate(ctx context.Context) error {
+// migrate brings the schema up to date. Processes that open a database at the same moment take turns: SQLite lets a
+// migration run in a transaction, but not two at once.
+func (s *Store) migrate(ctx context.Context, lockPath string) error {
+	lock, err := os.OpenFile(lockPath, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }() // and with it the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", lockPath, err)
+	}
 	folder, err := fs.Sub(migrations, "migrations/sqlite")
 	if err != nil {
 		return err
