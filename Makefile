@@ -1,0 +1,81 @@
+# Everything here needs Go and make only; git (for the version) and a C compiler (for the race detector) are used when they are there.
+
+GO       ?= go
+BIN      := bin
+TOOLS    := $(CURDIR)/$(BIN)/tools
+MODULE   := github.com/drover/drover
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X $(MODULE)/app.version=$(VERSION)
+
+# One set of flags for all that is compiled without the race detector: the build cache is shared, and the Temporal server, which takes
+# minutes, is compiled once. VERSION takes the place of Go's own stamp, which fails where git does not trust the directory.
+GOBUILD  := CGO_ENABLED=0 $(GO) build -buildvcs=false -ldflags '$(LDFLAGS)'
+GOTEST   := CGO_ENABLED=0 $(GO) test
+# The race detector needs cgo, and cgo a C compiler.
+RACE     := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
+
+BINARIES := drover drover-worker drover-server drover-agent
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: $(BINARIES) drover-dev ## build bin/drover, drover-worker, drover-server, drover-agent and drover-dev
+
+# Go knows what is up to date; make would have to guess.
+.PHONY: $(BINARIES) drover-dev
+drover:        package := ./starter
+drover-worker: package := ./worker
+drover-server: package := ./server
+drover-agent:  package := ./agent
+$(BINARIES):
+	$(GOBUILD) -o $(BIN)/$@ $(package)
+
+drover-dev:
+	@[ -e $(BIN)/$@ ] || echo 'first build compiles the Temporal server: several minutes'
+	cd deploy/dev && $(GOBUILD) -o ../../$(BIN)/$@ .
+
+.PHONY: demo
+demo: build ## build, then migrate three servers on this machine and compare every image (DEMOFLAGS: see go run ./deploy/demo -help)
+	CGO_ENABLED=0 $(GO) run ./deploy/demo -bin $(BIN) $(DEMOFLAGS)
+
+# The acceptance tests start the binaries and measure them: they run on their own, without the race detector, and are never taken from
+# the cache. vet is part of lint; over the Temporal server it would take minutes.
+.PHONY: test
+test: build ## run the unit, workflow, replay and acceptance tests
+	@[ -n '$(RACE)' ] || echo 'no C compiler here: the tests run without the race detector'
+	$(GO) test $(RACE) $$($(GO) list ./... | grep -v '^$(MODULE)/test\(/\|$$\)')
+	cd deploy/dev && $(GOTEST) -vet=off ./...
+	$(GOTEST) -count=1 -timeout 20m ./test/...
+
+.PHONY: long
+long: build ## run the acceptance tests that are too slow for CI
+	$(GOTEST) -count=1 -timeout 4h -tags long ./test/...
+
+.PHONY: bench
+bench: ## run the benchmarks (BENCH selects by regular expression)
+	$(GOTEST) -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## run the linters, the layer rules, gofumpt and workflowcheck
+	CGO_ENABLED=0 $(TOOLS)/golangci-lint run ./...
+	cd deploy/dev && CGO_ENABLED=0 $(TOOLS)/golangci-lint run ./...
+	CGO_ENABLED=0 $(TOOLS)/workflowcheck ./workflows/...
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## format the code as lint wants it
+	$(TOOLS)/golangci-lint fmt ./...
+	cd deploy/dev && $(TOOLS)/golangci-lint fmt ./...
+
+# The tools and their versions are those of tools/go.mod.
+$(TOOLS)/golangci-lint: package := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/workflowcheck: package := go.temporal.io/sdk/contrib/tools/workflowcheck
+$(TOOLS)/%: tools/go.mod tools/go.sum
+	cd tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -o $@ $(package)
+
+.PHONY: clean
+clean: ## remove what was built and the demo's data; Go's caches stay
+	rm -rf $(BIN) demo-data

@@ -1,0 +1,137 @@
+package temporalserver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/server/common/config"
+	sqliteschema "go.temporal.io/server/schema/sqlite"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+const (
+	databaseFile = "temporal.db"
+	// versionFile holds the version of the server that made the database. It is written last: a database without it is half made.
+	versionFile = "VERSION"
+	// freshFile is there while the database is new and Settle has not been called.
+	freshFile = "FRESH"
+)
+
+type namespace struct {
+	name             string
+	retention        time.Duration
+	searchAttributes map[string]enumspb.IndexedValueType
+}
+
+// prepareDatabase makes sure that dir holds a database of this server's version, and reports whether it is a fresh one.
+//
+// Temporal upgrades a SQLite file neither forth nor back, and reading one of another version fails late and obscurely. So a file of
+// another version is moved aside, never deleted, and a new one is made.
+func prepareDatabase(dir string, db *config.SQL, ns namespace, logger *zap.Logger) (fresh bool, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false, fmt.Errorf("temporal: make the data directory: %w", err)
+	}
+	stamp, err := os.ReadFile(filepath.Join(dir, versionFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("temporal: read the version of the database: %w", err)
+	}
+	version := strings.TrimSpace(string(stamp))
+	exists, err := fileExists(db.DatabaseName)
+	if err != nil {
+		return false, fmt.Errorf("temporal: look for the database: %w", err)
+	}
+	if exists && version == Version {
+		fresh, err := fileExists(filepath.Join(dir, freshFile))
+		if err != nil {
+			return false, fmt.Errorf("temporal: look whether the database is fresh: %w", err)
+		}
+		return fresh, nil
+	}
+
+	// From here on the stamp must not vouch for what is half made.
+	if err := os.Remove(filepath.Join(dir, versionFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("temporal: withdraw the version of the database: %w", err)
+	}
+	if exists {
+		if version == "" {
+			version = "unfinished"
+		}
+		aside := fmt.Sprintf("%s.%s.%s", db.DatabaseName, version, time.Now().UTC().Format("20060102T150405.000Z"))
+		if err := moveDatabase(db.DatabaseName, aside); err != nil {
+			return false, fmt.Errorf("temporal: move the database of version %s aside: %w", version, err)
+		}
+		logger.Warn("the Temporal database was made by another server version; it was moved aside and a fresh one is made",
+			zap.String("made_by", version), zap.String("server", Version), zap.String("moved_to", aside))
+	}
+	if err := os.WriteFile(filepath.Join(dir, freshFile), nil, 0o600); err != nil {
+		return false, fmt.Errorf("temporal: mark the database as fresh: %w", err)
+	}
+	if err := createDatabase(db, ns); err != nil {
+		return false, err
+	}
+	if err := writeStamp(dir); err != nil {
+		return false, fmt.Errorf("temporal: stamp the database with version %s: %w", Version, err)
+	}
+	return true, nil
+}
+
+func createDatabase(db *config.SQL, ns namespace) error {
+	// SQLite would create it readable by others.
+	f, err := os.OpenFile(db.DatabaseName, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("temporal: create the database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("temporal: create the database: %w", err)
+	}
+	if err := sqliteschema.SetupSchema(db); err != nil {
+		return fmt.Errorf("temporal: create the schema in %s: %w", db.DatabaseName, err)
+	}
+	nsConfig, err := sqliteschema.NewNamespaceConfig(clusterName, ns.name, false, ns.searchAttributes)
+	if err != nil {
+		return fmt.Errorf("temporal: describe namespace %s: %w", ns.name, err)
+	}
+	nsConfig.Detail.Config.Retention = durationpb.New(ns.retention)
+	if err := sqliteschema.CreateNamespaces(db, nsConfig); err != nil {
+		return fmt.Errorf("temporal: create namespace %s: %w", ns.name, err)
+	}
+	return nil
+}
+
+// moveDatabase renames a SQLite database with the files that belong to it. The log goes first: should the move be cut off in between,
+// what stays behind is moved next time, and no log is ever applied to a database it does not belong to.
+func moveDatabase(from, to string) error {
+	for _, suffix := range []string{"-wal", "-shm", ""} {
+		if err := os.Rename(from+suffix, to+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeStamp(dir string) error {
+	path := filepath.Join(dir, versionFile)
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(Version + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func fileExists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}

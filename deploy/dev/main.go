@@ -1,0 +1,141 @@
+// Command drover-dev is Drover on one machine, in one process: a Temporal server in a SQLite file, NATS with JetStream in a directory, the
+// center's endpoint and database, and a transition host with its images, all under one data directory and all on loopback.
+//
+// It is for development, demonstrations and small moves. Whatever it acknowledged is on disk: killed at any moment and started again it
+// continues, under the same addresses. It uses the same code as drover-server and drover-worker, which run against servers of their own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/drover/drover/app"
+)
+
+// shutdownTimeout bounds the time from the first signal to the end of the process, whatever hangs.
+const shutdownTimeout = 9500 * time.Millisecond
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, runDrover))
+}
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// run is the whole program but for the end of the process; its result is the exit code.
+func run(args []string, stdout, stderr io.Writer, drover droverFunc) int {
+	cmd := newCommand(drover)
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(context.Background())
+	var usage usageError
+	switch {
+	case err == nil:
+		return app.ExitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "drover-dev: %v\n\n%s", err, cmd.UsageString())
+		return app.ExitUsage
+	default:
+		fmt.Fprintf(stderr, "drover-dev: %v\n", err)
+		return app.ExitFailed
+	}
+}
+
+func newCommand(drover droverFunc) *cobra.Command {
+	var cfg stackConfig
+	var logLevel, logFormat string
+	cmd := &cobra.Command{
+		Use:   "drover-dev --data DIR [--listen HOST:PORT]",
+		Short: "Drover on one machine: Temporal, NATS, the center and a transition host in one process",
+		Long: `Drover on one machine: Temporal, NATS, the center and a transition host in one process.
+
+Everything is kept under DIR and survives a restart, even after a kill. When it is up it prints one line and
+has written DIR/dev.env, which makes the drover command work:
+
+  drover-dev --data ./data &
+  . ./data/dev.env
+  drover source list
+
+SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
+		Version:       app.Version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.dir == "" {
+				return usageError{errors.New("--data DIR is required: the directory to keep everything in")}
+			}
+			logger, err := app.NewLogger(logLevel, logFormat)
+			if err != nil {
+				return usageError{err}
+			}
+			defer func() { _ = logger.Sync() }()
+
+			ctx, stop := untilSignal(cmd.Context(), logger)
+			defer stop()
+			return runStack(ctx, cfg, drover, cmd.OutOrStdout(), logger)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetVersionTemplate("drover-dev {{.Version}}\n")
+	cmd.CompletionOptions.DisableDefaultCmd = true
+
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&cfg.dir, "data", "", "keep everything in `DIR` (made when absent)")
+	flags.StringVar(&cfg.listen, "listen", "", "address of the endpoint, `HOST:PORT`; port 0 takes a free one and keeps it\n(default: that of the last start, at first "+defaultListen+")")
+	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")
+	flags.StringVar(&logFormat, "log-format", "auto", "console, json, or auto: console on a terminal, json elsewhere")
+	return cmd
+}
+
+// untilSignal returns a context that is done at the first SIGINT or SIGTERM. From then on the process has shutdownTimeout to end; a
+// second signal ends it at once. Both are safe: nothing that was acknowledged is lost.
+func untilSignal(parent context.Context, logger *zap.Logger) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-done:
+			return
+		case sig := <-signals:
+			logger.Info("stopping; a second signal ends the process at once", zap.Stringer("signal", sig))
+			cancel(errStopped)
+		}
+		deadline := time.NewTimer(shutdownTimeout)
+		defer deadline.Stop()
+		select {
+		case <-done:
+		case sig := <-signals:
+			logger.Warn("ended by a second signal", zap.Stringer("signal", sig))
+			os.Exit(app.ExitFailed)
+		case <-deadline.C:
+			logger.Error("ended: the shutdown took too long", zap.Duration("limit", shutdownTimeout))
+			os.Exit(app.ExitFailed)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
