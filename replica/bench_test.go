@@ -65,6 +65,10 @@ func BenchmarkSyncIncremental(b *testing.B) {
 		for range benchSize / GrainSize / 50 {
 			overwrite(b, disk.Path, rng.Int64N(benchSize*2/3-8), []byte("changed!"))
 		}
+		f, err := os.Open(disk.Path)
+		require.NoError(b, err)
+		require.NoError(b, f.Sync())
+		require.NoError(b, f.Close())
 		b.StartTimer()
 		s.run("j-1", i+2, DefaultParams(), disk)
 	}

@@ -27,7 +27,6 @@ func NewClient(tlsConfig *tls.Config) *http.Client {
 		IdleConnTimeout:       90 * time.Second,
 		ResponseHeaderTimeout: 5 * time.Minute,
 		DisableCompression:    true,
-		WriteBufferSize:       256 << 10,
 		ReadBufferSize:        256 << 10,
 	}}
 }

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -696,4 +698,55 @@ func TestBandwidthLimitHolds(t *testing.T) {
 	want := time.Duration(float64(result.Progress.BytesSent) * 8 / (kbps * 1000) * float64(time.Second))
 	require.Greater(t, took, want*95/100)
 	require.Less(t, took, want*120/100+300*time.Millisecond)
+}
+
+func TestLimitScalesStreamsAndWindows(t *testing.T) {
+	for _, c := range []struct {
+		kbps            int64
+		streams, window int
+	}{
+		{0, 4, WindowSize},
+		{1, 1, GrainSize},
+		{512, 1, GrainSize},
+		{8_000, 4, 7 * GrainSize},
+		{100_000, 4, WindowSize},
+		{10_000_000, 4, WindowSize},
+	} {
+		limiter, streams, window := limit(c.kbps, 4)
+		require.Equal(t, c.streams, streams, "%d kbit/s", c.kbps)
+		require.Equal(t, c.window, window, "%d kbit/s", c.kbps)
+		if c.kbps > 0 {
+			require.InDelta(t, float64(c.kbps)*125, float64(limiter.Limit()), 1)
+		}
+	}
+}
+
+// TestBlockDevices runs against a loop device where the test may make one.
+func TestBlockDevices(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("loop devices need root")
+	}
+	path := makeGPT(t, 16<<20, 512)
+	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device to be had: %s", out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		out, err := exec.Command("losetup", "--detach", device).CombinedOutput()
+		require.NoError(t, err, string(out))
+	})
+	info, err := ProbeDisk(device)
+	require.NoError(t, err)
+	require.Equal(t, int64(16<<20), info.SizeBytes)
+	require.Equal(t, info.SizeBytes, info.UsedBytes)
+	require.Equal(t, device+"p1", info.Partitions[0].Device)
+
+	s := newSite(t)
+	session, err := s.host.OpenSession(t.Context(), SessionSpec{JobID: "j-1", Run: 1, Disks: []Disk{{SizeBytes: info.SizeBytes}}, Params: DefaultParams()})
+	require.NoError(t, err)
+	require.NoError(t, s.sync(t.Context(), "j-1", SourceDisk{Path: device}))
+	_, err = session.Wait(t.Context(), time.Second, nil)
+	require.NoError(t, err)
+	s.requireStaged("j-1", SourceDisk{Path: path})
 }

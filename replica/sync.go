@@ -110,6 +110,7 @@ type sender struct {
 	params  Params
 	enc     *encoder
 	limiter *rate.Limiter
+	streams int
 	window  int // raw bytes of a window
 	epoch   int64
 
@@ -245,7 +246,7 @@ func (s *sender) configure(answer attachAnswer) error {
 			return err
 		}
 		s.params, s.enc = answer.Params, enc
-		s.limiter, s.window = limit(answer.Params.BandwidthLimitKbps, s.cfg.Streams)
+		s.limiter, s.streams, s.window = limit(answer.Params.BandwidthLimitKbps, s.cfg.Streams)
 	}
 	known := make(map[int]*sourceDisk, len(s.disks))
 	for _, d := range s.disks {
@@ -289,17 +290,19 @@ func (s *sender) open(want Disk) (*sourceDisk, error) {
 	return nil, diskError(CodeSourceDiskNotFound, want.Index, 0, "this source server does not serve disk %d", want.Index)
 }
 
-// limit returns the limiter of a bandwidth and the window that goes with it:
-// about two seconds' worth, so that a slow link loses as little time to a kill
-// as a fast one.
-func limit(kbps int64, streams int) (*rate.Limiter, int) {
+// limit returns the limiter of a bandwidth, and the streams and the window
+// that go with it: a window is about two seconds' worth, so that a slow link
+// loses as little time to a kill as a fast one.
+func limit(kbps int64, streams int) (limiter *rate.Limiter, n, window int) {
 	if kbps <= 0 {
-		return nil, WindowSize
+		return nil, streams, WindowSize
 	}
 	perSecond := max(kbps*1000/8, 1)
-	burst := min(max(perSecond/50, 512), 64<<10)
-	window := 2 * perSecond / int64(streams) / GrainSize * GrainSize
-	return rate.NewLimiter(rate.Limit(perSecond), int(burst)), int(min(max(window, GrainSize), WindowSize))
+	burst := min(max(perSecond/50, 512), 32<<10)
+	worth := 2 * perSecond / GrainSize
+	n = int(min(max(worth, 1), int64(streams)))
+	window = int(min(max(worth/int64(n), 1), WindowSize/GrainSize)) * GrainSize
+	return rate.NewLimiter(rate.Limit(perSecond), int(burst)), n, window
 }
 
 // compare takes in the host's map: what was read and is there stays read, the
@@ -341,7 +344,9 @@ func (d *sourceDisk) cover(n int64) {
 	}
 }
 
-func (s *sender) workers() int { return min(max(runtime.GOMAXPROCS(0), 2), 4) }
+// workers is how many chunks are read, hashed and coded at once: one more than
+// there are processors, so that reading goes on meanwhile.
+func (s *sender) workers() int { return min(max(runtime.GOMAXPROCS(0)+1, 2), 4) }
 
 // pass reads what was not read yet and sends what the host lacks.
 func (s *sender) pass(ctx context.Context) error {
@@ -370,7 +375,7 @@ func (s *sender) pass(ctx context.Context) error {
 		return p.flush(ctx)
 	})
 	var streams sync.WaitGroup
-	for range s.cfg.Streams {
+	for range s.streams {
 		streams.Add(1)
 		group.Go(func() error {
 			defer streams.Done()
