@@ -244,7 +244,6 @@ func keepAlive(ctx context.Context) (alive context.Context, stop func()) {
 		ticker := time.NewTicker(heartbeatInterval)
 		defer ticker.Stop()
 		for {
-			activity.RecordHeartbeat(ctx)
 			select {
 			case <-alive.Done():
 				return
@@ -252,6 +251,7 @@ func keepAlive(ctx context.Context) (alive context.Context, stop func()) {
 				cancel(errWorkerStopping)
 				return
 			case <-ticker.C:
+				activity.RecordHeartbeat(ctx)
 			}
 		}
 	}()
