@@ -104,6 +104,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs, // RunE says that there is no such command
 		RunE:          needsCommand,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			c.log = newLogger(c.errOut, c.verbose)
@@ -133,7 +134,7 @@ func versionText() string {
 
 // group makes a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, RunE: needsCommand}
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand}
 	cmd.AddCommand(commands...)
 	return cmd
 }

@@ -385,7 +385,7 @@ Where it lies
   Temporal  %s (a SQLite file)
   logs      %s
 How to look at it: start the center again, it goes on where it was
-  %s --data %s &
+  %s --data %s 2>>%s &
   . %s
   %s job show %s
   %s image list
@@ -394,7 +394,7 @@ How to look at it: start the center again, it goes on where it was
 With Temporal's own command line tool, where it is installed
   temporal workflow show --workflow-id job/%s --address $TEMPORAL_ADDRESS --namespace $TEMPORAL_NAMESPACE`,
 		d.relative(d.centerDir(), "images", "images"), d.relative(d.centerDir(), "nats"), d.relative(d.centerDir(), "temporal"), d.relative(d.logs()),
-		d.relative(d.bin, "drover-dev"), center, d.relative(d.centerDir(), "dev.env"),
+		d.relative(d.bin, "drover-dev"), center, d.relative(d.logs(), "drover-dev.log"), d.relative(d.centerDir(), "dev.env"),
 		drover, last.name, drover, drover, last.detail.Runs[len(last.detail.Runs)-1].ImageID, d.relative(d.dir, "out"),
 		drover, last.id, last.id)
 	return failed == 0

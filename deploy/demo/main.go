@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if cause := context.Cause(limited); cause != nil && errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
-		fmt.Fprintf(stderr, "\ndemo: %v\nLogs: %s\n", errors.Join(err, stopErr), d.logs())
+		fmt.Fprintf(stderr, "\ndemo: %v\nLogs: %s\n", err, d.logs())
 		return exitFailed
 	}
 	d.check("drover-dev and the agents stopped cleanly within 10 s", stopErr)

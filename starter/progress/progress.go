@@ -49,7 +49,8 @@ func OfJob(name string, d *smc.DescribeReplicationJobDetailsResult) State {
 	if d.Status == smc.StatusRunning && d.BusinessStatus != "" {
 		s.Phase = string(d.BusinessStatus)
 	}
-	if d.BusinessStatus != smc.BusinessSyncing {
+	// What is read and not yet confirmed, and the phases after, have no rate that means anything.
+	if d.BusinessStatus != smc.BusinessSyncing || d.BytesRead >= d.BytesTotal {
 		s.BytesPerSecond, s.ETA = 0, -1
 	}
 	switch {
@@ -197,9 +198,14 @@ func (v *View) erase(b *strings.Builder) {
 
 func (v *View) draw(b *strings.Builder) {
 	columns, name := v.width(), v.nameWidth()
+	cells := maxCells
+	for _, s := range v.states {
+		cells = min(cells, columns-1-Width(head(s, name))-Width(figures(s)))
+	}
+	cells = max(cells, minCells)
 	for _, s := range v.states {
 		// A line that wraps would spoil the count of lines to erase.
-		b.WriteString(clip(v.bar(s, name, columns), columns-1) + "\n")
+		b.WriteString(clip(v.bar(s, name, cells), columns-1) + "\n")
 	}
 	v.drawn = len(v.states)
 }
@@ -223,25 +229,29 @@ func (v *View) due(s State) bool {
 	return s.Percent-last.state.Percent >= lineStep || v.now().Sub(last.at) >= lineEvery
 }
 
-// phaseWidth is that of "Processing" and "Preparing".
-const phaseWidth = 10
+const (
+	phaseWidth = 10 // of "Processing" and "Preparing"
+	// A bar takes what the rest of the line leaves of the terminal, within these bounds.
+	minCells = 8
+	maxCells = 30
+)
 
-// bar renders a state with a bar as wide as there is room for.
-func (v *View) bar(s State, nameWidth, columns int) string {
-	head := Pad(clip(s.Name, nameWidth), nameWidth) + "  " + Pad(s.Phase, phaseWidth) + "  "
-	tail := fmt.Sprintf(" %3d%%", wholePercent(s.Percent)) + figures(s)
-	cells := columns - 1 - Width(head) - Width(tail)
-	cells = min(max(cells, 8), 30)
+func head(s State, nameWidth int) string {
+	return Pad(clip(s.Name, nameWidth), nameWidth) + "  " + Pad(s.Phase, phaseWidth) + "  "
+}
+
+// bar renders a state with a bar of that many cells.
+func (v *View) bar(s State, nameWidth, cells int) string {
 	full, empty := "█", "░"
 	if v.ascii {
 		full, empty = "#", "."
 	}
 	done := min(max(int(s.Percent/100*float64(cells)), 0), cells)
-	return head + strings.Repeat(full, done) + strings.Repeat(empty, cells-done) + tail
+	return head(s, nameWidth) + strings.Repeat(full, done) + strings.Repeat(empty, cells-done) + figures(s)
 }
 
 func (v *View) line(s State, nameWidth int) string {
-	return strings.TrimRight(fmt.Sprintf("%s  %s  %3d%%%s", Pad(s.Name, nameWidth), Pad(s.Phase, phaseWidth), wholePercent(s.Percent), figures(s)), " ")
+	return head(s, max(nameWidth, Width(s.Name))) + strings.TrimPrefix(figures(s), " ")
 }
 
 // wholePercent is 100 only when all is done.
@@ -252,22 +262,30 @@ func wholePercent(p float64) int {
 	return int(math.Round(min(max(p, 0), 100)))
 }
 
-// figures renders bytes, rate, time left, run and note in columns that do not move.
+// wholeSeconds is Duration without tenths: a guess is not that exact.
+func wholeSeconds(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%ds", int64(math.Ceil(d.Seconds())))
+	}
+	return Duration(d)
+}
+
+// figures renders percent, bytes, rate, time left, run and note in columns that do not move. With a bar of eight cells
+// and a short name all up to the time left fits into 80 columns.
 func figures(s State) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, " %3d%%", wholePercent(s.Percent))
+	amount, rate, eta := "", "", ""
 	if s.BytesTotal > 0 {
-		b.WriteString("  " + padLeft(Bytes(s.BytesRead), 10) + " / " + padLeft(Bytes(s.BytesTotal), 10))
-	} else {
-		b.WriteString(strings.Repeat(" ", 25))
+		amount = padLeft(Bytes(s.BytesRead), 9) + "/" + padLeft(Bytes(s.BytesTotal), 9)
 	}
-	rate, eta := "", ""
 	if !s.Resting && s.BytesPerSecond > 0 {
 		rate = Rate(s.BytesPerSecond)
 	}
 	if !s.Resting && s.ETA >= 0 {
-		eta = "ETA " + Duration(s.ETA)
+		eta = "ETA " + wholeSeconds(s.ETA)
 	}
-	b.WriteString("  " + padLeft(rate, 12) + "  " + Pad(eta, 10))
+	b.WriteString("  " + Pad(amount, 19) + "  " + padLeft(rate, 11) + "  " + Pad(eta, 10))
 	if s.Run > 0 {
 		fmt.Fprintf(&b, "  run %d", s.Run)
 	}
