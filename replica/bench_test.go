@@ -15,6 +15,7 @@ const benchSize = 512 << 20
 
 // benchDisk is two thirds data, half of which shrinks to half, and one third hole.
 func benchDisk(b *testing.B) SourceDisk {
+	b.Helper()
 	path := filepath.Join(b.TempDir(), "bench.raw")
 	f, err := os.Create(path)
 	require.NoError(b, err)

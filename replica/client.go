@@ -64,15 +64,15 @@ func (c apiClient) do(req *http.Request) (*http.Response, error) {
 	return nil, coded
 }
 
-// json sends a request with a JSON body and decodes the answer into out.
-func (c apiClient) json(ctx context.Context, method, path string, epoch int64, in, out any) error {
+// post sends a JSON body and decodes the answer into out, which may be nil.
+func (c apiClient) post(ctx context.Context, path string, epoch int64, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	b, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(b))
 	if err != nil {
 		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
 	}

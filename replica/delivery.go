@@ -52,7 +52,8 @@ func loadDelivery(dir string, d ManifestDisk) (delivery, error) {
 	if blake3.Sum256(b) != d.PatchHash {
 		return p, diskError(CodeSyncedStateCorrupt, d.Index, 0, "the patch of disk %d is damaged", d.Index)
 	}
-	return p, json.Unmarshal(b, &p)
+	err = json.Unmarshal(b, &p)
+	return p, err
 }
 
 // artifact reads a disk of an image in either form.

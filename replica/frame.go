@@ -250,7 +250,7 @@ func decodeBody(fr *frameReader, window []byte) ([]frame, error) {
 	for {
 		f, err := fr.next(window)
 		switch {
-		case errors.Is(err, io.EOF) && err == io.EOF: //nolint:errorlint // a clean end, not a wrapped one
+		case errors.Is(err, io.EOF):
 			return frames, nil
 		case errors.Is(err, errRoom):
 			return nil, newError(CodeInvalidRequest, "a window carries more than %d bytes of data", WindowSize)

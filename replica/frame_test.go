@@ -14,10 +14,10 @@ import (
 const fuzzDiskSize = 3<<20 + 100
 
 // encodeAll codes raw as frames from offset on, with those settings.
-func encodeAll(t testing.TB, p Params, offset int64, raw []byte) []byte {
-	t.Helper()
+func encodeAll(tb testing.TB, p Params, offset int64, raw []byte) []byte {
+	tb.Helper()
 	enc, err := newEncoder(p, 1)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	e := frameEncoder{enc: enc}
 	var out []byte
 	for len(raw) > 0 {
@@ -32,10 +32,10 @@ func encodeAll(t testing.TB, p Params, offset int64, raw []byte) []byte {
 	return out
 }
 
-func decodeTestBody(t testing.TB, body []byte, size int64) ([]frame, error) {
-	t.Helper()
+func decodeTestBody(tb testing.TB, body []byte, size int64) ([]frame, error) {
+	tb.Helper()
 	dec, err := newDecoder()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return decodeBody(newFrameReader(bytes.NewReader(body), size, dec), make([]byte, WindowSize))
 }
 

@@ -147,6 +147,7 @@ func checkID(what, id string) error {
 }
 
 func (h *Host) stagingDir(jobID string) string { return filepath.Join(h.cfg.Root, "staging", jobID) }
+
 func (h *Host) imageDir(imageID string) string { return filepath.Join(h.cfg.Root, "images", imageID) }
 
 // exclusive waits until no other operation holds the name.

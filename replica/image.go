@@ -273,7 +273,7 @@ func (h *Host) makeDisk(ctx context.Context, staging, dir string, st stagingStat
 	if d.AllocatedBytes, _, err = allocatedAndLinks(raw); err != nil {
 		return err
 	}
-	if err := h.placeDisk(ctx, staging, dir, raw, final, d, meter); err != nil {
+	if err := h.placeDisk(ctx, dir, raw, final, d, meter); err != nil {
 		return err
 	}
 	hashes, err := os.ReadFile(mapPath(staging, d.Index))
@@ -293,7 +293,7 @@ func (h *Host) makeDisk(ctx context.Context, staging, dir string, st stagingStat
 }
 
 // placeDisk links, clones or copies the staged bytes.
-func (h *Host) placeDisk(ctx context.Context, staging, dir string, raw *os.File, final bool, d *ManifestDisk, meter *meter) error {
+func (h *Host) placeDisk(ctx context.Context, dir string, raw *os.File, final bool, d *ManifestDisk, meter *meter) error {
 	if final {
 		if err := os.Link(raw.Name(), rawPath(dir, d.Index)); err == nil {
 			meter.add(d.SizeBytes)
@@ -552,7 +552,7 @@ func (h *Host) serveVerify(w http.ResponseWriter, r *http.Request) error {
 	control, out := http.NewResponseController(w), json.NewEncoder(w)
 	send := func(line verifyLine) {
 		if out.Encode(line) == nil {
-			control.Flush() //nolint:errcheck // a peer that is gone cancels the request
+			control.Flush() // a peer that is gone cancels the request
 		}
 	}
 	result, err := h.VerifyImage(r.Context(), r.PathValue("image"), func(p Progress) { send(verifyLine{Progress: &p}) })

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,7 +36,7 @@ func (c *client) do(method, path, body string, header http.Header) (int, string)
 	req, err := http.NewRequest(method, c.s.url+apiPrefix+"/sessions/"+c.job+path, strings.NewReader(body))
 	require.NoError(c.t, err)
 	req.Header.Set("Authorization", "Bearer "+SignToken(testKey, TokenSession, c.job, time.Now().Add(time.Hour)))
-	req.Header.Set(epochHeader, fmt.Sprint(c.epoch))
+	req.Header.Set(epochHeader, strconv.FormatInt(c.epoch, 10))
 	for k, v := range header {
 		req.Header[k] = v
 	}
@@ -267,7 +268,7 @@ func TestRandomHistories(t *testing.T) {
 					}
 				}
 				s.kill()
-				agent.stop() //nolint:errcheck // it may have ended
+				agent.stop() // it may have ended
 				s.start()
 			}
 		}

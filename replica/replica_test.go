@@ -76,10 +76,11 @@ type site struct {
 	intercept atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
-func newSite(t testing.TB) *site {
-	s := &site{t: t, root: t.TempDir(), epochs: newEpochs(), addr: "127.0.0.1:0"}
+func newSite(tb testing.TB) *site {
+	tb.Helper()
+	s := &site{t: tb, root: tb.TempDir(), epochs: newEpochs(), addr: "127.0.0.1:0"}
 	s.start()
-	t.Cleanup(func() { s.kill() })
+	tb.Cleanup(func() { s.kill() })
 	return s
 }
 
@@ -156,11 +157,12 @@ func (s *site) open(job string, run int, params Params, disks ...SourceDisk) *Se
 	return session
 }
 
-func sizes(t testing.TB, disks []SourceDisk) []Disk {
+func sizes(tb testing.TB, disks []SourceDisk) []Disk {
+	tb.Helper()
 	var out []Disk
 	for _, d := range disks {
 		info, err := os.Stat(d.Path)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		out = append(out, Disk{Index: d.Index, SizeBytes: info.Size()})
 	}
 	return out
@@ -187,30 +189,30 @@ func (s *site) requireStaged(job string, disks ...SourceDisk) {
 	}
 }
 
-func requireSame(t testing.TB, a, b string) {
-	t.Helper()
+func requireSame(tb testing.TB, a, b string) {
+	tb.Helper()
 	x, err := os.ReadFile(a)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	y, err := os.ReadFile(b)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	if !bytes.Equal(x, y) {
 		at := 0
 		for at < len(x) && at < len(y) && x[at] == y[at] {
 			at++
 		}
-		t.Fatalf("%s (%d bytes) and %s (%d bytes) differ from byte %d on", a, len(x), b, len(y), at)
+		tb.Fatalf("%s (%d bytes) and %s (%d bytes) differ from byte %d on", a, len(x), b, len(y), at)
 	}
 }
 
 // makeDisk writes a source disk with random data, compressible data, zeros
 // that are stored and holes. It returns how many bytes are not zero, in grains.
-func makeDisk(t testing.TB, size int64, seed uint64) SourceDisk {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "source.raw")
+func makeDisk(tb testing.TB, size int64, seed uint64) SourceDisk {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "source.raw")
 	f, err := os.Create(path)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
-	require.NoError(t, f.Truncate(size))
+	require.NoError(tb, f.Truncate(size))
 	rng := rand.New(rand.NewPCG(seed, 1))
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < size; {
@@ -229,7 +231,7 @@ func makeDisk(t testing.TB, size int64, seed uint64) SourceDisk {
 			randomize(rng, buf[:n])
 			_, err = f.WriteAt(buf[:n], off)
 		}
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		off += n
 	}
 	return SourceDisk{Path: path}
@@ -246,9 +248,10 @@ func randomize(rng *rand.Rand, b []byte) {
 }
 
 // nonZeroBytes is what a first run has to send of a disk.
-func nonZeroBytes(t testing.TB, path string) (n int64) {
+func nonZeroBytes(tb testing.TB, path string) (n int64) {
+	tb.Helper()
 	b, err := os.ReadFile(path)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	for len(b) > 0 {
 		g := b[:min(GrainSize, len(b))]
 		if !isZero(g) {
@@ -260,13 +263,13 @@ func nonZeroBytes(t testing.TB, path string) (n int64) {
 }
 
 // overwrite replaces a range of a source disk.
-func overwrite(t testing.TB, path string, off int64, data []byte) {
-	t.Helper()
+func overwrite(tb testing.TB, path string, off int64, data []byte) {
+	tb.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
 	_, err = f.WriteAt(data, off)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -397,11 +400,11 @@ func TestSizeDiffersFromPreparedOne(t *testing.T) {
 	requireCode(t, err, CodeSourceSizeChanged)
 }
 
-func requireCode(t testing.TB, err error, code string) *Error {
-	t.Helper()
+func requireCode(tb testing.TB, err error, code string) *Error {
+	tb.Helper()
 	var coded *Error
-	require.ErrorAs(t, err, &coded)
-	require.Equal(t, code, coded.Code, coded.Message)
+	require.ErrorAs(tb, err, &coded)
+	require.Equal(tb, code, coded.Code, coded.Message)
 	return coded
 }
 

@@ -116,13 +116,13 @@ func freeBytes(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// stat returns the allocated bytes and the links of a file.
+// allocatedAndLinks returns the allocated bytes and the links of a file.
 func allocatedAndLinks(f *os.File) (allocated int64, links uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return 0, 0, fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
-	return st.Blocks * 512, uint64(st.Nlink), nil
+	return st.Blocks * 512, uint64(st.Nlink), nil //nolint:unconvert // narrower on other architectures
 }
 
 // writeFileDurably replaces path by data: whole or not at all, also across a
@@ -147,7 +147,8 @@ func writeFileDurably(path string, data []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err = os.Rename(tmp, path); err != nil {
+	err = os.Rename(tmp, path)
+	if err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

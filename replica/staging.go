@@ -40,12 +40,15 @@ type stagedDisk struct {
 func rawPath(dir string, index int) string {
 	return filepath.Join(dir, fmt.Sprintf("disk-%d.raw", index))
 }
+
 func mapPath(dir string, index int) string {
 	return filepath.Join(dir, fmt.Sprintf("disk-%d.map", index))
 }
+
 func patchPath(dir string, index int) string {
 	return filepath.Join(dir, fmt.Sprintf("disk-%d.patch", index))
 }
+
 func intentPath(dir string, index int) string {
 	return filepath.Join(dir, fmt.Sprintf("disk-%d.intent", index))
 }

@@ -154,7 +154,7 @@ func newSender(cfg SyncConfig, onProgress func(Progress)) (*sender, error) {
 	}
 	// The counts of what was sent begin with this call: so does the sender.
 	var nonce [4]byte
-	rand.Read(nonce[:]) //nolint:errcheck // never fails
+	rand.Read(nonce[:]) // it never fails
 	return &sender{
 		cfg:    cfg,
 		api:    apiClient{client: cfg.Client, base: strings.TrimRight(cfg.HostURL, "/") + apiPrefix, token: cfg.Token},
@@ -188,7 +188,7 @@ func final(err error) bool {
 // attachAndSync runs from one attachment to the end or to the next obstacle.
 func (s *sender) attachAndSync(ctx context.Context, wait *backoff) error {
 	var answer attachAnswer
-	if err := s.api.json(ctx, http.MethodPost, s.path("/attach"), 0, attachRequest{Instance: s.id}, &answer); err != nil {
+	if err := s.api.post(ctx, s.path("/attach"), 0, attachRequest{Instance: s.id}, &answer); err != nil {
 		return err
 	}
 	if answer.Complete {
@@ -232,7 +232,7 @@ func (s *sender) tellFailure(ctx context.Context, cause error) {
 		return
 	}
 	if err := s.retry(ctx, func() error {
-		return s.api.json(ctx, http.MethodPost, s.path("/fail"), s.epoch, coded, nil)
+		return s.api.post(ctx, s.path("/fail"), s.epoch, coded, nil)
 	}); err != nil {
 		s.log.Warn("the failure could not be reported to the host", zap.Error(err))
 	}
@@ -405,7 +405,7 @@ func (s *sender) tell(ctx context.Context, done <-chan struct{}) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
-		err := s.api.json(ctx, http.MethodPost, s.path("/progress"), s.epoch, reportRequest{Disks: s.reports()}, nil)
+		err := s.api.post(ctx, s.path("/progress"), s.epoch, reportRequest{Disks: s.reports()}, nil)
 		if isCoded(err) && !transient(err) {
 			return err
 		}
@@ -447,7 +447,7 @@ func (s *sender) complete(ctx context.Context) error {
 		reports[i].Root = root
 	}
 	return s.retry(ctx, func() error {
-		return s.api.json(ctx, http.MethodPost, s.path("/complete"), s.epoch, reportRequest{Disks: reports}, nil)
+		return s.api.post(ctx, s.path("/complete"), s.epoch, reportRequest{Disks: reports}, nil)
 	})
 }
 
