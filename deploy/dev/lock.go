@@ -31,7 +31,8 @@ func lockDir(dir string) (io.Closer, error) {
 		f.Close()
 		return nil, fmt.Errorf("lock the data directory: %s: %w", path, err)
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	}
 	if err != nil {

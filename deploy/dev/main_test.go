@@ -143,7 +143,9 @@ func environment(t *testing.T, dir string) map[string]string {
 // given is what the center was told at the last start.
 func given(t *testing.T, env map[string]string) droverConfig {
 	t.Helper()
-	resp, err := http.Get(env["DROVER_ENDPOINT"])
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, env["DROVER_ENDPOINT"], http.NoBody)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	var cfg droverConfig

@@ -270,12 +270,19 @@ func dynamicConfig() dynamicconfig.StaticClient {
 // freePorts returns n different ports of loopback that nothing listens on right now.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
+	// All are held until the last is found, so that none is found twice.
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			l.Close()
+		}
+	}()
 	for range n {
 		l, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
 		if err != nil {
 			return nil, fmt.Errorf("temporal: find a free port on %s: %w", loopback, err)
 		}
-		defer l.Close() // held until all are found, so that none is found twice
+		held = append(held, l)
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
