@@ -40,7 +40,7 @@ func actionOf(req *http.Request) string {
 	if err != nil {
 		return req.URL.Path
 	}
-	defer body.Close() //nolint:errcheck // in memory
+	defer body.Close()
 	form, err := io.ReadAll(body)
 	if err != nil {
 		return req.URL.Path

@@ -400,7 +400,7 @@ func (c *cli) actOnJob(ctx context.Context, client *smc.Client, ref string, a jo
 	case !a.gone:
 		return c.reportJob(ctx, client, id, a.done)
 	case c.json():
-		return c.printJSON(struct{ JobId string }{id}) //nolint:revive // the contract's name
+		return c.printJSON(map[string]string{"JobId": id})
 	}
 	return c.printf("job %s %s\n", id, a.done)
 }
@@ -474,7 +474,7 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 	view := progress.NewView(c.out, progress.Auto)
 	defer view.Close()
 	every, heard := watchEvery, time.Now()
-	var last smc.DescribeReplicationJobDetailsResult
+	var last *smc.DescribeReplicationJobDetailsResult
 	for {
 		d, coarse, err := liveDetail(ctx, client, job.JobID)
 		switch {
@@ -483,9 +483,10 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 			if coarse {
 				every = watchEveryCoarse
 			}
-			if err := c.showWatched(view, job, d, &last); err != nil {
+			if err := c.showWatched(view, job, d, last); err != nil {
 				return err
 			}
+			last = d
 			if rests, err := outcome(job, d); rests {
 				return err
 			}
@@ -506,14 +507,13 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 	}
 }
 
-func (c *cli) showWatched(view *progress.View, job smc.ReplicationJob, d *smc.DescribeReplicationJobDetailsResult, last *smc.DescribeReplicationJobDetailsResult) error {
+func (c *cli) showWatched(view *progress.View, job smc.ReplicationJob, d, last *smc.DescribeReplicationJobDetailsResult) error {
 	if !c.json() {
 		view.Update(progress.OfJob(job.Name, d))
 		return nil
 	}
-	same := d.Status == last.Status && d.BusinessStatus == last.BusinessStatus && d.Run == last.Run && d.Progress == last.Progress &&
-		d.BytesRead == last.BytesRead && d.BytesSent == last.BytesSent && d.StatusInfo == last.StatusInfo
-	*last = *d
+	same := last != nil && d.Status == last.Status && d.BusinessStatus == last.BusinessStatus && d.Run == last.Run &&
+		d.Progress == last.Progress && d.BytesRead == last.BytesRead && d.BytesSent == last.BytesSent && d.StatusInfo == last.StatusInfo
 	if same {
 		return nil
 	}

@@ -122,7 +122,7 @@ func askToVerify(ctx context.Context, ticket *smc.GetImageTicketResult, onProgre
 	if err != nil {
 		return nil, fmt.Errorf("the transition host does not answer: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end below, or given up
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		refused := new(replica.Error)
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))

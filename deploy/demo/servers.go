@@ -105,7 +105,7 @@ func copySparse(to, from string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	info, err := src.Stat()
 	if err != nil {
 		return err
@@ -152,12 +152,12 @@ func compare(a, b string) (d difference, err error) {
 	if err != nil {
 		return d, err
 	}
-	defer fa.Close()      //nolint:errcheck // only read
+	defer fa.Close()
 	fb, err := os.Open(b) //nolint:gosec // our own files
 	if err != nil {
 		return d, err
 	}
-	defer fb.Close() //nolint:errcheck // only read
+	defer fb.Close()
 	ia, err := fa.Stat()
 	if err != nil {
 		return d, err

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/events"
+	"github.com/drover/drover/smc"
+)
+
+// eventStream is a NATS server with the stream of events.
+type eventStream struct {
+	url       string
+	publisher *events.Publisher
+	last      map[string]uint64
+}
+
+func newEventStream(t *testing.T) *eventStream {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	require.NoError(t, err)
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	require.True(t, srv.ReadyForConnections(10*time.Second))
+	nc, err := nats.Connect(srv.ClientURL())
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = events.EnsureStream(t.Context(), js, events.StreamConfig{})
+	require.NoError(t, err)
+	return &eventStream{url: srv.ClientURL(), publisher: events.NewPublisher(js, ""), last: map[string]uint64{}}
+}
+
+func (s *eventStream) publish(t *testing.T, p events.Payload) {
+	t.Helper()
+	r, err := events.NewRecord(p)
+	require.NoError(t, err)
+	r.PrevStreamSeq = s.last[r.Subject]
+	s.last[r.Subject], err = s.publisher.Publish(t.Context(), r)
+	require.NoError(t, err)
+}
+
+func (s *eventStream) job(t *testing.T, id string, seq uint64, status, phase string) {
+	t.Helper()
+	s.publish(t, events.JobStatusChanged{
+		AccountID: "1", RegionID: "local-1", JobID: id, Name: "web", Run: 1, Sequence: seq, Status: status, BusinessStatus: phase, Time: time.Unix(int64(seq), 0),
+	})
+}
+
+// screen is where a command that goes on writes.
+type screen struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestEventsTail(t *testing.T) {
+	e, s := newEndpoint(t), newEventStream(t)
+	e.jobs = []smc.ReplicationJob{{JobID: "j-0123456789", Name: "web"}}
+	env := e.env()
+	env["NATS_URL"] = s.url
+
+	o := droverWith(t, env, "events", "tail", "--follow=false")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	assert.Empty(t, o.stdout, "the stream has nothing, and nothing is waited for")
+
+	s.job(t, "j-0123456789", 1, "Ready", "")
+	s.publish(t, events.SourceStateChanged{AccountID: "1", RegionID: "local-1", SourceID: "s-1", Sequence: 1, State: "InUse", Name: "web-1", Time: time.Unix(1, 0)})
+	s.job(t, "j-0123456789", 2, "Running", "Syncing")
+	s.job(t, "j-9876543210", 1, "Ready", "")
+
+	o = droverWith(t, env, "events", "tail", "--follow=false")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	assert.Equal(t, 5, strings.Count(o.stdout, "\n"), "a header and all events")
+	assert.Regexp(t, `(?m)job +j-0123456789 +2  Running/Syncing +web  run 1$`, o.stdout)
+	assert.Regexp(t, `(?m)source +s-1 +1  InUse +web-1$`, o.stdout)
+
+	for _, args := range [][]string{{"--job", "web"}, {"--job", "j-0123456789"}, {"--subject", "smc.v1.*.*.job.j-0123456789"}} {
+		o = droverWith(t, env, append([]string{"events", "tail", "--follow=false", "-o", "json"}, args...)...)
+		require.Equal(t, exitOK, o.code, o.stderr)
+		lines := strings.Split(strings.TrimSpace(o.stdout), "\n")
+		require.Len(t, lines, 2, args)
+		for i, line := range lines {
+			var ev map[string]any
+			require.NoError(t, json.Unmarshal([]byte(line), &ev), line)
+			assert.Equal(t, "1.0", ev["specversion"], "a CloudEvent")
+			assert.Equal(t, "j-0123456789", ev["subject"])
+			assert.Equal(t, float64(i+1), ev["data"].(map[string]any)["Sequence"])
+		}
+	}
+	o = droverWith(t, env, "events", "tail", "--follow=false", "--job", "j-0000000000")
+	assert.Equal(t, exitOK, o.code, o.stderr)
+	assert.Empty(t, o.stdout)
+}
+
+// tailing is an events tail that goes on.
+type tailing struct {
+	out    screen
+	cancel context.CancelFunc
+	ended  chan int
+}
+
+func startTail(t *testing.T, s *eventStream, since string) *tailing {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	p := &tailing{cancel: cancel, ended: make(chan int, 1)}
+	env := map[string]string{"NATS_URL": s.url}
+	go func() {
+		p.ended <- run(ctx, []string{"events", "tail", "--since", since, "-o", "json"}, func(n string) string { return env[n] }, &p.out, io.Discard)
+	}()
+	return p
+}
+
+// sequences are those of the events printed so far.
+func (p *tailing) sequences() (all []int) {
+	for line := range strings.Lines(p.out.String()) {
+		var ev struct{ Data struct{ Sequence int } }
+		if json.Unmarshal([]byte(line), &ev) == nil {
+			all = append(all, ev.Data.Sequence)
+		}
+	}
+	return all
+}
+
+func (p *tailing) interrupt(t *testing.T) {
+	t.Helper()
+	p.cancel()
+	assert.Equal(t, exitOK, <-p.ended, "Ctrl-C is how it ends")
+}
+
+func TestEventsTailFollows(t *testing.T) {
+	s := newEventStream(t)
+	s.job(t, "j-0123456789", 1, "Ready", "")
+
+	all := startTail(t, s, "all")
+	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1}) }, 10*time.Second, 10*time.Millisecond)
+	s.job(t, "j-0123456789", 2, "Running", "Preparing")
+	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1, 2}) }, 10*time.Second, 10*time.Millisecond)
+	all.interrupt(t)
+
+	// That the subscription stands shows in that something comes through; until then what is published is before it.
+	now, seq := startTail(t, s, "now"), uint64(2)
+	require.Eventually(t, func() bool {
+		seq++
+		s.job(t, "j-0123456789", seq, "Running", "Preparing")
+		return len(now.sequences()) > 0
+	}, 10*time.Second, 50*time.Millisecond)
+	assert.Greater(t, now.sequences()[0], 2, "what was there before is not shown")
+	now.interrupt(t)
+}
+
+func TestEventsTailWithoutAServer(t *testing.T) {
+	o := droverWith(t, map[string]string{"NATS_URL": "nats://127.0.0.1:1"}, "events", "tail")
+	assert.Equal(t, exitFailed, o.code)
+	assert.Contains(t, o.stderr, "nats://127.0.0.1:1")
+	assert.Empty(t, o.stdout)
+}
