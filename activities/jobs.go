@@ -7,6 +7,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -83,4 +84,25 @@ type FailInput struct {
 // Fail makes a Running job InError.
 func (a *Jobs) Fail(ctx context.Context, in FailInput) error {
 	return applicationError(a.Store.Fail(ctx, in.JobID, in.Key, in.Run, in.Code, in.Info))
+}
+
+// JobState is what the store holds of a job's course.
+type JobState struct {
+	Status         smc.JobStatus
+	BusinessStatus smc.BusinessStatus // the phase reached
+	Run            int
+	Lap            int64  // number of the job's last transition
+	HostID         string // transition host that holds its staging; empty when released
+}
+
+// State reads a job. A job that is gone is Deleting: nothing is left but to end.
+func (a *Jobs) State(ctx context.Context, jobID string) (*JobState, error) {
+	job, err := a.Store.JobByID(ctx, jobID)
+	if errors.Is(err, store.ErrNotFound) {
+		return &JobState{Status: smc.StatusDeleting}, nil
+	}
+	if err != nil {
+		return nil, applicationError(err)
+	}
+	return &JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID}, nil
 }

@@ -122,7 +122,13 @@ func (e *entity) historyFull(ctx workflow.Context) bool {
 // rest waits until there is something to do; a start that is due meanwhile is attempted.
 func (e *entity) rest(ctx workflow.Context) error {
 	e.awaitDue(ctx)
-	err := workflow.Await(ctx, func() bool { return !e.resting() || e.historyFull(ctx) })
+	armed := e.due != nil
+	err := workflow.Await(ctx, func() bool {
+		// An update that came to nothing (a refusal of the store, a request seen before) has withdrawn the due start all
+		// the same: it is set again once no update is at work.
+		withdrawn := armed && e.due == nil && !e.mutex.IsLocked()
+		return !e.resting() || e.historyFull(ctx) || withdrawn
+	})
 	e.withdrawDue(ctx)
 	return err
 }
@@ -248,11 +254,11 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 	}
 	return workflow.SetUpdateHandlerWithOptions(ctx, name, func(ctx workflow.Context, in In) error {
 		request := workflow.GetCurrentUpdateInfo(ctx).ID
-		e.withdrawDue(ctx)
 		if err := e.mutex.Lock(ctx); err != nil {
 			return err
 		}
 		defer e.mutex.Unlock()
+		e.withdrawDue(ctx)
 		if slices.Contains(e.Requests, request) {
 			return nil
 		}
@@ -305,6 +311,12 @@ func (e *entity) run(ctx workflow.Context) error {
 		JobID: e.JobID, Run: e.Run, Lap: lap, Phase: e.BusinessStatus, HostID: e.HostID,
 	}).Get(ctx, &result)
 	e.cancelRun = nil
+	// An update may have moved the job in the store without knowing it yet (its activity's answer is on the way): a run
+	// that ended because of it is judged after it.
+	if err := e.mutex.Lock(ctx); err != nil {
+		return err
+	}
+	defer e.mutex.Unlock()
 	if e.Status != smc.StatusRunning || e.Lap != lap {
 		return nil // stopped meanwhile, and perhaps started again
 	}
@@ -315,10 +327,14 @@ func (e *entity) run(ctx workflow.Context) error {
 		// The run's workflow itself broke (terminated, or a defect): its job must not look as if it went on.
 		workflow.GetLogger(ctx).Error("run broke", "run", e.Run, "error", err)
 		var jobs *activities.Jobs
-		if err := workflow.ExecuteActivity(onCenter(ctx), jobs.Fail, activities.FailInput{
+		err := workflow.ExecuteActivity(onCenter(ctx), jobs.Fail, activities.FailInput{
 			JobID: e.JobID, Run: e.Run, Code: smc.CodeInternalError, Key: fmt.Sprintf("run/%d/%d/broken", e.Run, lap),
 			Info: fmt.Sprintf("the workflow of run %d ended unexpectedly: %v. Start the job to resume it.", e.Run, err),
-		}).Get(ctx, nil); err != nil {
+		}).Get(ctx, nil)
+		if errorType(err) == activities.TypeSuperseded {
+			return e.adopt(ctx) // it ended after its last transition
+		}
+		if err != nil {
 			return err
 		}
 		result.Status = smc.StatusInError
@@ -326,6 +342,20 @@ func (e *entity) run(ctx workflow.Context) error {
 	e.Status = result.Status
 	if e.Status == smc.StatusFinished {
 		e.HostID = ""
+	}
+	return nil
+}
+
+// adopt takes over what the store holds of the job: the store is the record.
+func (e *entity) adopt(ctx workflow.Context) error {
+	var jobs *activities.Jobs
+	var state activities.JobState
+	if err := workflow.ExecuteActivity(onCenter(ctx), jobs.State, e.JobID).Get(ctx, &state); err != nil {
+		return err
+	}
+	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = state.Status, state.BusinessStatus, state.Run, state.Lap, state.HostID
+	if e.Status == smc.StatusFinished || e.Status == smc.StatusDeleting {
+		e.ReleaseHost, e.HostID = e.HostID, ""
 	}
 	return nil
 }
