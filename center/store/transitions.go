@@ -198,9 +198,10 @@ func (s *Store) requireSource(ctx context.Context, tx *sql.Tx, sourceID string) 
 	return nil
 }
 
+// setRun writes the status of the job's current run.
 func setRun(ctx context.Context, tx *sql.Tx, job *Job, status smc.RunStatus, ended time.Time) error {
-	_, err := tx.ExecContext(ctx, `UPDATE replication_runs SET status = ?, ended_at = ?, image_id = ? WHERE job_id = ? AND number = ?`,
-		string(status), millis(ended), job.ImageID, job.JobID, job.Run)
+	_, err := tx.ExecContext(ctx, `UPDATE replication_runs SET status = ?, ended_at = ? WHERE job_id = ? AND number = ?`,
+		string(status), millis(ended), job.JobID, job.Run)
 	return err
 }
 
@@ -277,7 +278,8 @@ func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, i
 			}
 			job.BusinessStatus, job.ImageID = smc.BusinessCleaning, imageID
 			job.Progress = max(job.Progress, progressProcessed)
-			return setRun(ctx, tx, job, smc.RunRunning, time.Time{})
+			_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET image_id = ? WHERE job_id = ? AND number = ?`, imageID, jobID, run)
+			return err
 		},
 	})
 	return err
