@@ -488,6 +488,10 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 			}
 			last = d
 			if rests, err := outcome(job, d); rests {
+				if err == nil && view.Live() && !c.json() && len(d.Runs) > 0 {
+					// On a narrow terminal the line of the bar may be cut off.
+					err = c.printf("job %s (%s) is %s, image %s\n", job.JobID, job.Name, d.Status, orDash(d.Runs[len(d.Runs)-1].ImageID))
+				}
 				return err
 			}
 		case ctx.Err() != nil:

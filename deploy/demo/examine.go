@@ -384,7 +384,7 @@ Where it lies
   events    %s (the JetStream stream SMC)
   Temporal  %s (a SQLite file)
   logs      %s
-How to look at it: start the center again, it goes on where it was
+How to look at it: start the center again; it says when it is ready, and has everything it had
   %s --data %s 2>>%s &
   . %s
   %s job show %s
