@@ -1,0 +1,823 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+)
+
+const (
+	testAccount = "123"
+	testRegion  = "cn-test"
+	testHost    = "i-test"
+)
+
+var server = agentapi.Server{Disks: []agentapi.Disk{{Index: 0, Path: "/dev/vda", SizeBytes: 1 << 30}}}
+
+// record is a store with one source, one transition host and one job.
+type record struct {
+	*store.Store
+	t               *testing.T
+	sourceID, jobID string
+}
+
+// newRecord makes a job that is incremental when frequency, in hours, is not 0.
+func newRecord(t *testing.T, frequency int) *record {
+	t.Helper()
+	r := &record{t: t}
+	var err error
+	r.Store, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, r.Close()) })
+	require.NoError(t, r.HostHeartbeat(t.Context(), testHost, "http://host"))
+	require.NoError(t, r.CreateAccessToken(t.Context(), store.AccessToken{
+		AccessTokenID: store.NewID("at"), AccountID: testAccount, RegionID: testRegion, Count: 1, TTLDays: 1,
+	}, "code"))
+	source, err := r.RegisterSource(t.Context(), "code", "token", "instance", "web", server, 10)
+	require.NoError(t, err)
+	r.sourceID = source.SourceID
+	spec := smc.CreateReplicationJobRequest{RegionID: testRegion, SourceID: source.SourceID}
+	if frequency > 0 {
+		once, keep := false, 2
+		spec.RunOnce, spec.Frequency, spec.MaxNumberOfImageToKeep = &once, &frequency, &keep
+	}
+	r.jobID, err = r.CreateJob(t.Context(), testAccount, spec, 10)
+	require.NoError(t, err)
+	return r
+}
+
+// job returns the job as the API would show it, or nil when it is gone.
+func (r *record) job() *store.Job {
+	r.t.Helper()
+	job, err := r.Job(context.Background(), testAccount, r.jobID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	require.NoError(r.t, err)
+	return job
+}
+
+// host stands in for activities.Replication: it makes the transitions of the phases and moves no byte.
+type host struct {
+	store *record
+
+	mu       sync.Mutex
+	calls    []string           // what was done, in order
+	failures map[string][]error // what the next calls of an activity fail with
+	lap      int64              // the lap whose session is open
+}
+
+func (h *host) begin(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, name)
+	if queue := h.failures[name]; len(queue) > 0 {
+		h.failures[name] = queue[1:]
+		return queue[0]
+	}
+	return nil
+}
+
+// fail has the next calls of an activity fail.
+func (h *host) fail(name string, failures ...error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failures[name] = append(h.failures[name], failures...)
+}
+
+func (h *host) done() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.calls)
+}
+
+func superseded(err error) error {
+	if errors.Is(err, store.ErrSuperseded) {
+		return temporal.NewNonRetryableApplicationError(err.Error(), activities.TypeSuperseded, nil)
+	}
+	return err
+}
+
+func (h *host) Prepare(ctx context.Context, in activities.PhaseInput) error {
+	if err := h.begin("Prepare"); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.lap = in.Lap
+	h.mu.Unlock()
+	return superseded(h.store.BeginSync(ctx, in.JobID, fmt.Sprint("sync", in.Lap), in.Run, "http://host", 1<<30))
+}
+
+func (h *host) Sync(ctx context.Context, in activities.PhaseInput) error {
+	if err := h.begin("Sync"); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	current := h.lap == in.Lap
+	h.mu.Unlock()
+	if !current {
+		return errors.New("the session was replaced")
+	}
+	return superseded(h.store.EndSync(ctx, in.JobID, fmt.Sprint("process", in.Lap), in.Run))
+}
+
+func (h *host) Process(ctx context.Context, in activities.PhaseInput) error {
+	if err := h.begin("Process"); err != nil {
+		return err
+	}
+	return superseded(h.store.EndProcessing(ctx, in.JobID, fmt.Sprint("clean", in.Lap), in.Run, fmt.Sprintf("m-%s-%d", in.JobID, in.Run), nil))
+}
+
+func (h *host) Clean(ctx context.Context, in activities.PhaseInput) (*activities.CleanResult, error) {
+	if err := h.begin("Clean"); err != nil {
+		return nil, err
+	}
+	job, err := h.store.JobByID(ctx, in.JobID)
+	if err != nil {
+		return nil, err
+	}
+	status, err := h.store.EndRun(ctx, in.JobID, fmt.Sprint("end", in.Lap), in.Run, job.Final())
+	return &activities.CleanResult{Status: status}, superseded(err)
+}
+
+func (h *host) Release(ctx context.Context, jobID string) error {
+	if err := h.begin("Release"); err != nil {
+		return err
+	}
+	return h.store.MarkReleased(ctx, jobID)
+}
+
+// testLogger gives the SDK's warnings to the test.
+type testLogger struct{ t *testing.T }
+
+func (l testLogger) Debug(string, ...any) {}
+func (l testLogger) Info(string, ...any)  {}
+
+func (l testLogger) Warn(message string, fields ...any)  { l.t.Log(append([]any{message}, fields...)...) }
+func (l testLogger) Error(message string, fields ...any) { l.t.Log(append([]any{message}, fields...)...) }
+
+// syncTime is how long a sync takes on the workflow's clock.
+const syncTime = 10 * time.Minute
+
+// scenario runs the entity of a job in the SDK's test environment, against a real store and a host that moves no byte.
+type scenario struct {
+	*record
+	*host
+	env   *testsuite.TestWorkflowEnvironment
+	input JobInput
+	// activities counts the attempts of each activity.
+	attempts map[string]int
+	children []RunInput
+	mu       sync.Mutex
+}
+
+func newScenario(t *testing.T, frequency int) *scenario {
+	t.Helper()
+	r := newRecord(t, frequency)
+	return newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: time.Duration(frequency) * time.Hour})
+}
+
+func newScenarioOf(r *record, input JobInput) *scenario {
+	s := &scenario{
+		record: r, host: &host{store: r, failures: map[string][]error{}}, input: input, attempts: map[string]int{},
+	}
+	suite := new(testsuite.WorkflowTestSuite)
+	suite.SetLogger(testLogger{r.t})
+	s.env = suite.NewTestWorkflowEnvironment()
+	s.env.SetTestTimeout(20 * time.Second)
+	s.env.RegisterWorkflow(ReplicationJob)
+	s.env.RegisterWorkflow(ReplicationRun)
+	s.env.RegisterActivity(&activities.Jobs{Store: r.Store})
+	s.env.RegisterActivity(s.host.Prepare)
+	s.env.RegisterActivity(s.host.Sync)
+	s.env.RegisterActivity(s.host.Process)
+	s.env.RegisterActivity(s.host.Clean)
+	s.env.RegisterActivity(s.host.Release)
+	s.env.OnActivity("Sync", mock.Anything, mock.Anything).After(syncTime).Return(s.host.Sync)
+	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.attempts[info.ActivityType.Name]++
+	})
+	s.env.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
+		var in RunInput
+		require.NoError(s.t, args.Get(&in))
+		s.children = append(s.children, in)
+	})
+	return s
+}
+
+// answer is what became of an update.
+type answer struct {
+	t        *testing.T
+	rejected error // by the validator
+	complete bool
+	err      error // of the handler
+}
+
+func (a *answer) requireDone() {
+	a.t.Helper()
+	require.NoError(a.t, a.rejected)
+	require.True(a.t, a.complete, "the update is not complete")
+	require.NoError(a.t, a.err)
+}
+
+// requireRejected demands that the validator refused, with an SMC code as the error's type.
+func (a *answer) requireRejected(code string) {
+	a.t.Helper()
+	require.Error(a.t, a.rejected)
+	require.Equal(a.t, code, errorType(a.rejected))
+	require.False(a.t, a.complete)
+}
+
+// requireFailed demands that the handler refused, with an SMC code as the error's type.
+func (a *answer) requireFailed(code string) {
+	a.t.Helper()
+	require.NoError(a.t, a.rejected)
+	require.True(a.t, a.complete, "the update is not complete")
+	require.Equal(a.t, code, errorType(a.err))
+}
+
+// at has something happen after the entity's start, on its clock.
+func (s *scenario) at(after time.Duration, do func()) { s.env.RegisterDelayedCallback(do, after) }
+
+// update sends an update at a time, under a request id of its own.
+func (s *scenario) update(after time.Duration, name string, argument ...any) *answer {
+	return s.request(after, name, fmt.Sprintf("%s at %s", name, after), argument...)
+}
+
+func (s *scenario) request(after time.Duration, name, id string, argument ...any) *answer {
+	a := &answer{t: s.t}
+	if len(argument) == 0 {
+		argument = []any{struct{}{}}
+	}
+	s.at(after, func() {
+		s.env.UpdateWorkflow(name, id, &testsuite.TestUpdateCallback{
+			OnAccept: func() {},
+			OnReject: func(err error) { a.rejected = err },
+			OnComplete: func(_ any, err error) {
+				a.complete, a.err = true, err
+			},
+		}, argument...)
+	})
+	return a
+}
+
+// runUntil runs the entity until a time on its clock, or its end if that comes first, and returns the error it ended with.
+func (s *scenario) runUntil(end time.Duration) error {
+	s.t.Helper()
+	s.at(end, s.env.CancelWorkflow)
+	s.env.ExecuteWorkflow(ReplicationJob, s.input)
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	err := s.env.GetWorkflowError()
+	if temporal.IsCanceledError(err) {
+		return nil
+	}
+	return err
+}
+
+var oneRun = []string{"Prepare", "Sync", "Process", "Clean"}
+
+func TestOneTimeJob(t *testing.T) {
+	s := newScenario(t, 0)
+	start := s.update(time.Minute, UpdateStart)
+	remove := s.update(time.Hour, UpdateDelete)
+	require.NoError(t, s.runUntil(2*time.Hour))
+	start.requireDone()
+	remove.requireDone()
+	require.Equal(t, oneRun, s.done(), "a final run has released the staging: nothing is left to release")
+	require.Nil(t, s.job())
+	require.Equal(t, []RunInput{{JobID: s.jobID, Run: 1, Lap: 2, Phase: smc.BusinessPreparing, HostID: testHost}}, s.children)
+	require.NotContains(t, s.attempts, "Fail")
+}
+
+func TestFinishedJobStaysUntilItIsDeleted(t *testing.T) {
+	s := newScenario(t, 0)
+	s.update(0, UpdateStart)
+	again := s.update(time.Hour, UpdateStart)
+	require.NoError(t, s.runUntil(24*time.Hour))
+	again.requireRejected(smc.CodeReplicationJobInvalidStatus)
+	job := s.job()
+	require.Equal(t, smc.StatusFinished, job.Status)
+	require.Equal(t, 100.0, job.Progress)
+	require.NotEmpty(t, job.ImageID)
+}
+
+func TestStopAndResume(t *testing.T) {
+	s := newScenario(t, 0)
+	s.update(0, UpdateStart)
+	stop := s.update(5*time.Minute, UpdateStop)
+	var stopped *store.Job
+	s.at(6*time.Minute, func() { stopped = s.job() })
+	resume := s.update(time.Hour, UpdateStart)
+	require.NoError(t, s.runUntil(3*time.Hour))
+	stop.requireDone()
+	resume.requireDone()
+	require.Equal(t, smc.StatusStopped, stopped.Status)
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+	require.Len(t, s.job().Runs, 1, "a resumed run is the same run")
+	require.Len(t, s.children, 2)
+	require.Less(t, s.children[0].Lap, s.children[1].Lap)
+	require.Equal(t, 1, s.children[1].Run)
+}
+
+// A Start may come while the child of the stopped lap has not closed: the new lap begins after it has.
+func TestResumeWhileTheStoppedRunCloses(t *testing.T) {
+	s := newScenario(t, 0)
+	s.env.OnWorkflow(ReplicationRun, mock.Anything, mock.Anything).Return(func(ctx workflow.Context, in RunInput) (RunResult, error) {
+		result, err := ReplicationRun(ctx, in)
+		if temporal.IsCanceledError(err) {
+			ctx, _ := workflow.NewDisconnectedContext(ctx)
+			_ = workflow.Sleep(ctx, 10*time.Minute)
+		}
+		return result, err
+	})
+	s.update(0, UpdateStart)
+	stop := s.update(5*time.Minute, UpdateStop)
+	resume := s.update(6*time.Minute, UpdateStart)
+	var between *store.Job
+	s.at(10*time.Minute, func() { between = s.job() })
+	require.NoError(t, s.runUntil(3*time.Hour))
+	stop.requireDone()
+	resume.requireDone()
+	require.Equal(t, smc.StatusRunning, between.Status)
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+	require.Len(t, s.children, 2)
+}
+
+func TestStopIsRefusedOutsideSyncing(t *testing.T) {
+	s := newScenario(t, 0)
+	s.env.OnActivity("Prepare", mock.Anything, mock.Anything).After(10 * time.Minute).Return(s.host.Prepare)
+	early := s.update(time.Minute, UpdateStop)
+	s.update(2*time.Minute, UpdateStart)
+	preparing := s.update(5*time.Minute, UpdateStop)
+	require.NoError(t, s.runUntil(time.Hour))
+	early.requireRejected(smc.CodeReplicationJobInvalidStatus)
+	preparing.requireFailed(smc.CodeReplicationJobInvalidBusinessStatus)
+	require.Equal(t, smc.StatusFinished, s.job().Status, "a refused Stop disturbs nothing")
+}
+
+// The answer of Stop's activity may be slower than the run that ends because of it.
+func TestRunEndsBeforeItsStopIsAnswered(t *testing.T) {
+	s := newScenario(t, 0)
+	jobs := &activities.Jobs{Store: s.Store}
+	s.env.OnActivity(jobs.Stop, mock.Anything, mock.Anything).Return(func(ctx context.Context, in activities.MoveInput) error {
+		if err := jobs.Stop(ctx, in); err != nil || s.attempts["Stop"] > 1 {
+			return err
+		}
+		return errors.New("the worker was killed after the commit")
+	})
+	s.update(0, UpdateStart)
+	stop := s.update(syncTime-50*time.Millisecond, UpdateStop)
+	resume := s.update(time.Hour, UpdateStart)
+	require.NoError(t, s.runUntil(3*time.Hour))
+	stop.requireDone()
+	resume.requireDone()
+	require.NotContains(t, s.attempts, "Fail")
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+}
+
+func refusal(code, message string) error {
+	return temporal.NewNonRetryableApplicationError(message, code, nil)
+}
+
+func TestResumesInThePhaseThatFailed(t *testing.T) {
+	for phase, resumed := range map[string][]string{
+		"Prepare": oneRun,
+		"Sync":    oneRun, // preparing opens the session
+		"Process": {"Process", "Clean"},
+		"Clean":   {"Clean"},
+	} {
+		t.Run(phase, func(t *testing.T) {
+			s := newScenario(t, 0)
+			s.fail(phase, refusal(smc.CodeTransitionHostNoSpace, "the volume is full"))
+			s.update(0, UpdateStart)
+			var failed *store.Job
+			var before int
+			s.at(time.Hour, func() { failed, before = s.job(), len(s.done()) })
+			resume := s.update(2*time.Hour, UpdateStart)
+			require.NoError(t, s.runUntil(4*time.Hour))
+			resume.requireDone()
+			require.Equal(t, smc.StatusInError, failed.Status)
+			require.Equal(t, smc.CodeTransitionHostNoSpace, failed.ErrorCode)
+			require.Contains(t, failed.StatusInfo, "the volume is full")
+			require.Equal(t, smc.RunFailed, failed.Runs[0].Status)
+			require.Equal(t, resumed, s.done()[before:])
+			job := s.job()
+			require.Equal(t, smc.StatusFinished, job.Status)
+			require.Empty(t, job.ErrorCode)
+			require.Empty(t, job.StatusInfo)
+			require.Len(t, job.Runs, 1)
+		})
+	}
+}
+
+func TestFailuresThatPassAreRetried(t *testing.T) {
+	s := newScenario(t, 0)
+	s.fail("Prepare", errors.New("the database is busy"))
+	s.fail("Process", errors.New("the worker is shutting down"), errors.New("the worker is shutting down"))
+	s.update(0, UpdateStart)
+	require.NoError(t, s.runUntil(2*time.Hour))
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+	require.Equal(t, []string{"Prepare", "Prepare", "Sync", "Process", "Process", "Process", "Clean"}, s.done())
+}
+
+func TestIncrementalJobUntilCutOver(t *testing.T) {
+	for _, syncData := range []bool{false, true} {
+		t.Run(fmt.Sprintf("SyncData=%t", syncData), func(t *testing.T) {
+			s := newScenario(t, 24)
+			early := s.update(time.Minute, UpdateRun)
+			s.update(2*time.Minute, UpdateStart)
+			var waiting *store.Job
+			s.at(time.Hour, func() { waiting = s.job() })
+			start := s.update(time.Hour, UpdateStart)
+			run := s.update(2*time.Hour, UpdateRun)
+			cutOver := s.update(4*time.Hour, UpdateCutOver, CutOverRequest{SyncData: syncData})
+			require.NoError(t, s.runUntil(100*time.Hour))
+			early.requireRejected(smc.CodeReplicationJobInvalidStatus)
+			require.Equal(t, smc.StatusWaiting, waiting.Status)
+			start.requireRejected(smc.CodeReplicationJobInvalidStatus) // CONTRACT: Start is refused in Waiting
+			run.requireDone()
+			cutOver.requireDone()
+			job := s.job()
+			require.Equal(t, smc.StatusFinished, job.Status)
+			require.Empty(t, job.HostID, "the staging is released")
+			for _, run := range job.Runs {
+				require.Equal(t, smc.RunManual, run.Type)
+			}
+			if syncData {
+				require.Len(t, job.Runs, 3)
+				require.NotContains(t, s.done(), "Release", "the last run's Cleaning releases")
+			} else {
+				require.Len(t, job.Runs, 2)
+				require.Equal(t, append(slices.Concat(oneRun, oneRun), "Release"), s.done())
+			}
+		})
+	}
+}
+
+func TestCutOverIsKeptThroughInError(t *testing.T) {
+	s := newScenario(t, 24)
+	s.update(0, UpdateStart)
+	s.at(time.Hour, func() { s.fail("Sync", refusal(smc.CodeSourceDiskReadError, "disk 0 at byte 4096")) })
+	cutOver := s.update(2*time.Hour, UpdateCutOver, CutOverRequest{SyncData: true})
+	var failed *store.Job
+	s.at(3*time.Hour, func() { failed = s.job() })
+	again := s.update(4*time.Hour, UpdateCutOver, CutOverRequest{SyncData: true})
+	resume := s.update(5*time.Hour, UpdateStart)
+	require.NoError(t, s.runUntil(100*time.Hour))
+	cutOver.requireDone()
+	again.requireRejected(smc.CodeReplicationJobInvalidStatus)
+	resume.requireDone()
+	require.Equal(t, smc.StatusInError, failed.Status)
+	require.Equal(t, store.CutOverSyncData, failed.CutOver)
+	job := s.job()
+	require.Equal(t, smc.StatusFinished, job.Status, "Start from InError finishes the cutover, not the rhythm")
+	require.Len(t, job.Runs, 2)
+}
+
+func TestCutOverOfAOneTimeJobIsRefused(t *testing.T) {
+	s := newScenario(t, 0)
+	cutOver := s.update(time.Minute, UpdateCutOver, CutOverRequest{})
+	require.NoError(t, s.runUntil(time.Hour))
+	cutOver.requireRejected(smc.CodeReplicationJobInvalidStatus)
+}
+
+func TestDelete(t *testing.T) {
+	for _, test := range []struct {
+		from      smc.JobStatus
+		frequency int
+		reach     func(*scenario)
+		releases  bool
+	}{
+		{from: smc.StatusReady, reach: func(*scenario) {}},
+		{from: smc.StatusStopped, releases: true, reach: func(s *scenario) {
+			s.update(0, UpdateStart)
+			s.update(5*time.Minute, UpdateStop)
+		}},
+		{from: smc.StatusInError, releases: true, reach: func(s *scenario) {
+			s.fail("Process", refusal(smc.CodeTransitionHostNoSpace, "full"))
+			s.update(0, UpdateStart)
+		}},
+		{from: smc.StatusWaiting, frequency: 24, releases: true, reach: func(s *scenario) { s.update(0, UpdateStart) }},
+		{from: smc.StatusFinished, reach: func(s *scenario) { s.update(0, UpdateStart) }},
+	} {
+		t.Run(string(test.from), func(t *testing.T) {
+			s := newScenario(t, test.frequency)
+			test.reach(s)
+			var before, deleting *store.Job
+			s.at(2*time.Hour-time.Second, func() { before = s.job() })
+			remove := s.update(2*time.Hour, UpdateDelete)
+			s.env.OnActivity("Release", mock.Anything, mock.Anything).After(10 * time.Minute).Return(s.host.Release).Maybe()
+			s.at(2*time.Hour+5*time.Minute, func() { deleting = s.job() })
+			require.NoError(t, s.runUntil(4*time.Hour))
+			require.NotNil(t, before)
+			require.Equal(t, test.from, before.Status)
+			remove.requireDone()
+			require.Nil(t, s.job(), "the job is gone")
+			if test.releases {
+				require.NotNil(t, deleting)
+				require.Equal(t, smc.StatusDeleting, deleting.Status, "released before it is gone")
+				require.Equal(t, "Release", s.done()[len(s.done())-1])
+			} else {
+				require.NotContains(t, s.done(), "Release")
+			}
+			source, err := s.Source(t.Context(), testAccount, s.sourceID)
+			require.NoError(t, err)
+			require.Equal(t, smc.SourceAvailable, source.State)
+		})
+	}
+}
+
+func TestDeleteOfARunningJobIsRefused(t *testing.T) {
+	s := newScenario(t, 0)
+	s.update(0, UpdateStart)
+	remove := s.update(5*time.Minute, UpdateDelete)
+	require.NoError(t, s.runUntil(time.Hour))
+	remove.requireRejected(smc.CodeReplicationJobInvalidStatus)
+	require.Contains(t, remove.rejected.Error(), "Running")
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+}
+
+// scheduled is a scenario of a job that is to start by itself an hour from now.
+func scheduled(t *testing.T) *scenario {
+	t.Helper()
+	s := newScenario(t, 0)
+	s.input.ScheduledStartAt = s.env.Now().Add(time.Hour)
+	return s
+}
+
+func TestScheduledStart(t *testing.T) {
+	s := scheduled(t)
+	var before *store.Job
+	s.at(time.Hour-time.Second, func() { before = s.job() })
+	require.NoError(t, s.runUntil(3*time.Hour))
+	require.Equal(t, smc.StatusReady, before.Status)
+	job := s.job()
+	require.Equal(t, smc.StatusFinished, job.Status)
+	require.Equal(t, smc.RunSchedule, job.Runs[0].Type)
+	require.Equal(t, 1, s.attempts["StartDueRun"])
+}
+
+func TestScheduledStartIsWithdrawn(t *testing.T) {
+	t.Run("by Delete", func(t *testing.T) {
+		s := scheduled(t)
+		remove := s.update(time.Minute, UpdateDelete)
+		require.NoError(t, s.runUntil(3*time.Hour))
+		remove.requireDone()
+		require.Nil(t, s.job())
+		require.NotContains(t, s.attempts, "StartDueRun")
+	})
+	t.Run("by Start", func(t *testing.T) {
+		s := scheduled(t)
+		start := s.update(time.Minute, UpdateStart)
+		require.NoError(t, s.runUntil(3*time.Hour))
+		start.requireDone()
+		require.NotContains(t, s.attempts, "StartDueRun")
+		require.Equal(t, smc.RunManual, s.job().Runs[0].Type)
+	})
+}
+
+func (s *scenario) offline() {
+	_, err := s.MarkOffline(context.Background(), time.Now().Add(time.Hour))
+	require.NoError(s.t, err)
+}
+
+func (s *scenario) online() {
+	require.NoError(s.t, s.Heartbeat(context.Background(), s.sourceID, server))
+}
+
+func TestDueStartWaitsForItsSource(t *testing.T) {
+	s := scheduled(t)
+	s.offline()
+	var waiting *store.Job
+	// The test environment ends an activity after its tenth attempt, which Temporal does not.
+	s.at(time.Hour+4*time.Minute, func() { waiting = s.job(); s.online() })
+	due := map[string]bool{}
+	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		if info.ActivityType.Name == "StartDueRun" {
+			s.attempts[info.ActivityType.Name]++
+			due[info.ActivityID] = true
+		}
+	})
+	require.NoError(t, s.runUntil(5*time.Hour))
+	require.Equal(t, smc.StatusReady, waiting.Status)
+	require.Equal(t, 9, s.attempts["StartDueRun"], "every half a minute")
+	require.Len(t, due, 1, "attempts of one activity: they leave no history")
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+}
+
+func TestDueStartThatIsRetriedIsWithdrawnByDelete(t *testing.T) {
+	s := scheduled(t)
+	s.offline()
+	remove := s.update(time.Hour+2*time.Minute, UpdateDelete)
+	require.NoError(t, s.runUntil(5*time.Hour))
+	remove.requireDone()
+	require.Nil(t, s.job())
+	require.Greater(t, s.attempts["StartDueRun"], 1)
+}
+
+// A refused update must not lose the start that was due.
+func TestDueStartOutlivesARefusedUpdate(t *testing.T) {
+	s := scheduled(t)
+	s.offline()
+	start := s.update(time.Minute, UpdateStart)
+	s.at(2*time.Minute, s.online)
+	require.NoError(t, s.runUntil(3*time.Hour))
+	start.requireFailed(smc.CodeSourceServerStateInvalid)
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+	require.Equal(t, smc.RunSchedule, s.job().Runs[0].Type)
+}
+
+func TestGrid(t *testing.T) {
+	s := newScenario(t, 6)
+	s.update(0, UpdateStart)
+	// Between two points; the grid stays where the first start put it.
+	run := s.update(8*time.Hour, UpdateRun)
+	require.NoError(t, s.runUntil(13*time.Hour))
+	run.requireDone()
+	job := s.job()
+	require.Equal(t, smc.StatusWaiting, job.Status)
+	var types []smc.RunType
+	for _, run := range job.Runs {
+		types = append(types, run.Type)
+	}
+	require.Equal(t, []smc.RunType{smc.RunManual, smc.RunSchedule, smc.RunManual, smc.RunSchedule}, types)
+}
+
+func TestGridSkipsPointsOfARunThatGoesOn(t *testing.T) {
+	s := newScenario(t, 1)
+	s.env.OnActivity("Process", mock.Anything, mock.Anything).After(150 * time.Minute).Return(s.host.Process)
+	s.update(0, UpdateStart)
+	require.NoError(t, s.runUntil(5*time.Hour+59*time.Minute))
+	require.Len(t, s.job().Runs, 2, "the first took 2 h 40, the second began at 3 h: what was missed is not made up for")
+}
+
+func TestRequestIsCarriedOutOnce(t *testing.T) {
+	r := newRecord(t, 24)
+	first := newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: 24 * time.Hour})
+	started := first.request(0, UpdateStart, "R1")
+	run := first.request(time.Hour, UpdateRun, "R2")
+	first.at(time.Hour+time.Minute, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
+	input := requireContinuesAsNew(t, first.runUntil(100*time.Hour))
+	started.requireDone()
+	run.requireDone()
+	require.Equal(t, []string{"R1", "R2"}, input.Requests)
+
+	// The next workflow run knows them: Temporal's own memory of update ids does not reach that far.
+	next := newScenarioOf(r, input)
+	again := next.request(0, UpdateRun, "R2")
+	fresh := next.request(2*time.Hour, UpdateRun, "R3")
+	require.NoError(t, next.runUntil(10*time.Hour))
+	again.requireDone()
+	fresh.requireDone()
+	require.Len(t, r.job().Runs, 3, "R2 made its run once")
+	require.Equal(t, 1, next.attempts["StartRun"])
+}
+
+// A request seen before changes nothing, and so must not withdraw the grid's next point.
+func TestRepeatedRequestKeepsTheGrid(t *testing.T) {
+	r := newRecord(t, 6)
+	first := newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: 6 * time.Hour})
+	first.request(0, UpdateStart, "R1")
+	first.at(time.Minute, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
+	input := requireContinuesAsNew(t, first.runUntil(100*time.Hour))
+
+	next := newScenarioOf(r, input)
+	next.env.SetStartTime(input.FirstStartAt.Add(time.Hour))
+	repeated := next.request(time.Minute, UpdateStart, "R1")
+	require.NoError(t, next.runUntil(7*time.Hour))
+	repeated.requireDone()
+	require.Len(t, r.job().Runs, 2)
+	require.Equal(t, smc.RunSchedule, r.job().Runs[1].Type)
+}
+
+func requireContinuesAsNew(t *testing.T, err error) (input JobInput) {
+	t.Helper()
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(t, err, &next)
+	require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &input))
+	return input
+}
+
+func TestContinuesAsNewAtRest(t *testing.T) {
+	s := newScenario(t, 24)
+	s.request(0, UpdateStart, "R1")
+	begin := s.env.Now().UTC()
+	s.at(5*time.Minute, func() { s.env.SetCurrentHistoryLength(restingHistory + 1) })
+	input := requireContinuesAsNew(t, s.runUntil(100*time.Hour))
+	require.Equal(t, smc.StatusWaiting, s.job().Status, "not before the run has ended")
+	require.WithinDuration(t, begin, input.FirstStartAt, time.Second)
+	input.FirstStartAt = time.Time{}
+	require.Equal(t, JobInput{
+		JobID: s.jobID, Status: smc.StatusWaiting, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 2, HostID: testHost,
+		Frequency: 24 * time.Hour, Requests: []string{"R1"},
+	}, input)
+}
+
+func TestRequestsThatAreRememberedAreBounded(t *testing.T) {
+	s := newScenario(t, 0)
+	s.input.Requests = make([]string, rememberedRequests)
+	for i := range s.input.Requests {
+		s.input.Requests[i] = fmt.Sprint("old ", i)
+	}
+	s.request(0, UpdateStart, "new")
+	s.at(time.Minute, func() { s.env.SetContinueAsNewSuggested(true) })
+	input := requireContinuesAsNew(t, s.runUntil(100*time.Hour))
+	require.Len(t, input.Requests, rememberedRequests)
+	require.Equal(t, "old 1", input.Requests[0])
+	require.Equal(t, "new", input.Requests[rememberedRequests-1])
+}
+
+// The store can rebuild an entity in an empty Temporal, in the middle of a run too.
+func TestEntityIsRebuiltFromTheStore(t *testing.T) {
+	r := newRecord(t, 0)
+	start, err := r.StartRun(t.Context(), r.jobID, "k1", smc.TriggerStart, smc.RunManual, store.CutOverNone)
+	require.NoError(t, err)
+	require.NoError(t, r.BeginSync(t.Context(), r.jobID, "k2", 1, "http://host", 1<<30))
+	require.NoError(t, r.EndSync(t.Context(), r.jobID, "k3", 1))
+	s := newScenarioOf(r, JobInput{
+		JobID: r.jobID, Status: smc.StatusRunning, BusinessStatus: smc.BusinessProcessing, Run: 1, Lap: start.Lap + 2, HostID: testHost,
+	})
+	require.NoError(t, s.runUntil(time.Hour))
+	require.Equal(t, []string{"Process", "Clean"}, s.done())
+	require.Equal(t, smc.StatusFinished, r.job().Status)
+}
+
+func TestBrokenRunMakesTheJobInError(t *testing.T) {
+	s := newScenario(t, 0)
+	broken := true
+	s.env.OnWorkflow(ReplicationRun, mock.Anything, mock.Anything).Return(func(ctx workflow.Context, in RunInput) (RunResult, error) {
+		if broken {
+			broken = false
+			return RunResult{}, errors.New("terminated by hand")
+		}
+		return ReplicationRun(ctx, in)
+	})
+	s.update(0, UpdateStart)
+	var failed *store.Job
+	s.at(time.Hour, func() { failed = s.job() })
+	resume := s.update(2*time.Hour, UpdateStart)
+	require.NoError(t, s.runUntil(4*time.Hour))
+	require.Equal(t, smc.StatusInError, failed.Status)
+	require.Equal(t, smc.CodeInternalError, failed.ErrorCode)
+	require.Contains(t, failed.StatusInfo, "Start the job to resume it")
+	resume.requireDone()
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+}
+
+// A run that breaks after its last transition has done its work: the store knows, and the entity asks it.
+func TestRunThatBreaksAfterItsLastTransition(t *testing.T) {
+	s := newScenario(t, 24)
+	s.env.OnWorkflow(ReplicationRun, mock.Anything, mock.Anything).Return(func(ctx workflow.Context, in RunInput) (RunResult, error) {
+		if _, err := ReplicationRun(ctx, in); err != nil {
+			return RunResult{}, err
+		}
+		return RunResult{}, errors.New("terminated by hand")
+	})
+	s.update(0, UpdateStart)
+	cutOver := s.update(2*time.Hour, UpdateCutOver, CutOverRequest{})
+	require.NoError(t, s.runUntil(4*time.Hour))
+	cutOver.requireDone()
+	require.Equal(t, smc.StatusFinished, s.job().Status)
+	require.Equal(t, "Release", s.done()[len(s.done())-1])
+}
+
+func TestStartIsRefusedWhileTheSourceIsAway(t *testing.T) {
+	s := newScenario(t, 0)
+	s.offline()
+	start := s.update(time.Minute, UpdateStart)
+	require.NoError(t, s.runUntil(time.Hour))
+	start.requireFailed(smc.CodeSourceServerStateInvalid)
+	require.Equal(t, smc.StatusReady, s.job().Status)
+	require.Empty(t, s.done())
+}
+
+// onStarted notes the task queue of every activity.
+func onStarted(queues map[string]string) func(*activity.Info, context.Context, converter.EncodedValues) {
+	var mu sync.Mutex
+	return func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		mu.Lock()
+		defer mu.Unlock()
+		queues[info.ActivityType.Name] = info.TaskQueue
+	}
+}
