@@ -1,5 +1,6 @@
-// Package events tells the world what changed: status changes of jobs and
-// source servers, as CloudEvents 1.0 on a NATS JetStream stream.
+// Package events tells the world what changed, as CloudEvents 1.0 on NATS
+// JetStream: status changes of jobs and source servers on the stream SMC, and
+// those of migrations and fleets on the stream DROVER.
 //
 // # Subjects
 //
@@ -22,5 +23,17 @@
 // before it. [Subscribe] hands events to a handler at least once and in order per
 // resource, and drops what is not newer than what it has handed out.
 //
-// The sequence of a resource starts at 1 and grows by one with every transition.
+// [PublishOnce] is for those who have no outbox, such as an activity that may run more
+// than once: it stores an event unless the stream has it, or a later one, already.
+//
+// A [Bridge] tells the migrations of a fleet what became of their jobs.
+//
+// # Sequences and lives
+//
+// The sequence of a job or source server starts at 1 and grows by one with every
+// transition. Those of a migration or fleet start at 1 with every life of its: the name of
+// a fleet may be used again once the fleet has ended, and a failed server be migrated
+// again. A life is named by the time it began ([Life], and Began in the data), which is
+// part of the event's id; of two events of a subject that one is newer that belongs to
+// the later life or, in the same life, has the larger sequence.
 package events

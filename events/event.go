@@ -18,6 +18,10 @@ const (
 	TypeJobStatus = "smc.job.status.v1"
 	// TypeSourceState is the type of [SourceStateChanged].
 	TypeSourceState = "smc.source.state.v1"
+	// TypeMigrationPhase is the type of [MigrationChanged].
+	TypeMigrationPhase = "drover.migration.phase.v1"
+	// TypeFleetStatus is the type of [FleetChanged].
+	TypeFleetStatus = "drover.fleet.status.v1"
 )
 
 // ContentType is the value of the Content-Type header of every message: CloudEvents in structured JSON.
@@ -31,14 +35,26 @@ const (
 	HeaderStatus = "Smc-Status"
 	// HeaderBusinessStatus is the BusinessStatus of a job. It is absent while there is none.
 	HeaderBusinessStatus = "Smc-Business-Status"
-	// HeaderSequence is the decimal sequence of the event within its resource.
+	// HeaderSequence is the decimal sequence of the event within its job or source server.
 	HeaderSequence = "Smc-Sequence"
+	// HeaderFleetStatus is the status of a fleet.
+	HeaderFleetStatus = "Drover-Status"
+	// HeaderPhase is the phase of a migration.
+	HeaderPhase = "Drover-Phase"
+	// HeaderLife is the life of a migration or fleet in decimal: see [Life].
+	HeaderLife = "Drover-Life"
+	// HeaderFleetSequence is the decimal sequence of the event within that life.
+	HeaderFleetSequence = "Drover-Sequence"
 	// HeaderMsgID is the id of the event; the stream drops a second message of the same id within its window.
 	HeaderMsgID = "Nats-Msg-Id"
 )
 
-// extSequence is the attribute of the CloudEvents sequence extension.
-const extSequence = "sequence"
+const (
+	// extSequence is the attribute of the CloudEvents sequence extension.
+	extSequence = "sequence"
+	// extLife is an attribute of our own: see [Life].
+	extLife = "life"
+)
 
 // ErrInvalidEvent is returned, wrapped, for an event that lacks what every event must have.
 var ErrInvalidEvent = errors.New("invalid event")
@@ -122,28 +138,52 @@ func (d SourceStateChanged) CloudEvent() (cloudevents.Event, error) {
 }
 
 func newCloudEvent(typ, account, region, id, status string, seq uint64, at time.Time, data any) (cloudevents.Event, error) {
-	ev := cloudevents.New()
-	for _, field := range []struct {
-		name  string
-		empty bool
-	}{
-		{"account id", account == ""},
-		{"region id", region == ""},
-		{"resource id", id == ""},
-		{"status", status == ""},
-		{"sequence", seq == 0},
-		{"time", at.IsZero()},
-	} {
-		if field.empty {
-			return ev, fmt.Errorf("event %s of %q (sequence %d): no %s: %w", typ, id, seq, field.name, ErrInvalidEvent)
+	err := complete(typ, id, seq, []field{
+		{"account id", account == ""}, {"region id", region == ""}, {"resource id", id == ""}, {"status", status == ""}, {"time", at.IsZero()},
+	})
+	if err != nil {
+		return cloudevents.Event{}, err
+	}
+	return wrap(envelope{
+		ID: EventID(id, seq), Source: Source(account, region), Type: typ, Subject: id, Sequence: seq, Time: at,
+	}, data)
+}
+
+// field is a part of an event that must not be empty.
+type field struct {
+	name  string
+	empty bool
+}
+
+// complete refuses an event that lacks one of the fields, or has no sequence.
+func complete(typ, resource string, seq uint64, fields []field) error {
+	for _, f := range append(fields, field{"sequence", seq == 0}) {
+		if f.empty {
+			return fmt.Errorf("event %s of %q (sequence %d): no %s: %w", typ, resource, seq, f.name, ErrInvalidEvent)
 		}
 	}
-	ev.SetID(EventID(id, seq))
-	ev.SetSource(Source(account, region))
-	ev.SetType(typ)
-	ev.SetSubject(id)
-	ev.SetTime(at)
-	ev.SetExtension(extSequence, fmt.Sprintf("%020d", seq))
+	return nil
+}
+
+// envelope is what an event says beside its data.
+type envelope struct {
+	ID, Source, Type, Subject string
+	// Life is 0 for a resource that has one life only.
+	Life, Sequence uint64
+	Time           time.Time
+}
+
+func wrap(e envelope, data any) (cloudevents.Event, error) {
+	ev := cloudevents.New()
+	ev.SetID(e.ID)
+	ev.SetSource(e.Source)
+	ev.SetType(e.Type)
+	ev.SetSubject(e.Subject)
+	ev.SetTime(e.Time)
+	ev.SetExtension(extSequence, fmt.Sprintf("%020d", e.Sequence))
+	if e.Life > 0 {
+		ev.SetExtension(extLife, fmt.Sprintf("%020d", e.Life))
+	}
 	if err := ev.SetData(cloudevents.ApplicationJSON, data); err != nil {
 		return ev, fmt.Errorf("event %s: %w", ev.ID(), err)
 	}
@@ -166,15 +206,49 @@ func Source(account, region string) string {
 // Sequence reads the sequence extension of an event. It is written with leading zeros, as the
 // extension asks for, so that it also sorts as text.
 func Sequence(ev cloudevents.Event) (uint64, error) {
-	text, ok := ev.Extensions()[extSequence].(string)
+	return number(ev, extSequence)
+}
+
+// Life reads which life of its resource an event belongs to. A fleet's name may be used again once the fleet has ended,
+// and a failed server be migrated again; each time the workflow is a new one and counts from 1. So sequences are compared
+// within a life, and a life is the time it began, in nanoseconds since 1970: a later life is newer whatever its sequence.
+// It is 0 for jobs and source servers, whose ids are never used again.
+func Life(ev cloudevents.Event) (uint64, error) {
+	if _, ok := ev.Extensions()[extLife]; !ok {
+		return 0, nil
+	}
+	return number(ev, extLife)
+}
+
+// number reads an extension that is written with leading zeros.
+func number(ev cloudevents.Event, extension string) (uint64, error) {
+	text, ok := ev.Extensions()[extension].(string)
 	if !ok {
-		return 0, fmt.Errorf("event %q: no sequence: %w", ev.ID(), ErrInvalidEvent)
+		return 0, fmt.Errorf("event %q: no %s: %w", ev.ID(), extension, ErrInvalidEvent)
 	}
-	seq, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || seq == 0 {
-		return 0, fmt.Errorf("event %q: sequence %q is not a positive number: %w", ev.ID(), text, ErrInvalidEvent)
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("event %q: %s %q is not a positive number: %w", ev.ID(), extension, text, ErrInvalidEvent)
 	}
-	return seq, nil
+	return n, nil
+}
+
+// positionIn reads where an event stands among those of its resource.
+func positionIn(ev cloudevents.Event) (position, error) {
+	seq, err := Sequence(ev)
+	if err != nil {
+		return position{}, err
+	}
+	life, err := Life(ev)
+	return position{life, seq}, err
+}
+
+// position is an event's place among those of its resource.
+type position struct{ life, sequence uint64 }
+
+// after reports whether p is newer than q.
+func (p position) after(q position) bool {
+	return p.life > q.life || p.life == q.life && p.sequence > q.sequence
 }
 
 // Encode writes an event as structured JSON.
@@ -203,11 +277,12 @@ type statusFields struct {
 	Status         string
 	State          string
 	BusinessStatus string
+	Phase          string
 }
 
 // Headers gives the headers of the message that carries an event.
 func Headers(ev cloudevents.Event) (map[string]string, error) {
-	seq, err := Sequence(ev)
+	at, err := positionIn(ev)
 	if err != nil {
 		return nil, err
 	}
@@ -215,11 +290,19 @@ func Headers(ev cloudevents.Event) (map[string]string, error) {
 	if err := ev.DataAs(&fields); err != nil {
 		return nil, fmt.Errorf("event %q: data: %w: %w", ev.ID(), ErrInvalidEvent, err)
 	}
-	h := map[string]string{
-		HeaderContentType: ContentType,
-		HeaderSequence:    strconv.FormatUint(seq, 10),
-		HeaderMsgID:       ev.ID(),
+	h := map[string]string{HeaderContentType: ContentType, HeaderMsgID: ev.ID()}
+	if at.life > 0 {
+		h[HeaderLife] = strconv.FormatUint(at.life, 10)
+		h[HeaderFleetSequence] = strconv.FormatUint(at.sequence, 10)
+		if fields.Status != "" {
+			h[HeaderFleetStatus] = fields.Status
+		}
+		if fields.Phase != "" {
+			h[HeaderPhase] = fields.Phase
+		}
+		return h, nil
 	}
+	h[HeaderSequence] = strconv.FormatUint(at.sequence, 10)
 	if fields.Status == "" {
 		fields.Status = fields.State
 	}
@@ -238,7 +321,9 @@ type Record struct {
 	ID string
 	// Subject is the resource's subject.
 	Subject string
-	// Sequence is the event's number within its resource.
+	// Life is which life of the resource the event belongs to (see [Life]); 0 for jobs and source servers.
+	Life uint64
+	// Sequence is the event's number within its resource, or within that life.
 	Sequence uint64
 	// Data is the event in structured JSON.
 	Data []byte
@@ -257,7 +342,7 @@ func NewRecord(p Payload) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	seq, err := Sequence(ev)
+	at, err := positionIn(ev)
 	if err != nil {
 		return Record{}, err
 	}
@@ -270,7 +355,7 @@ func NewRecord(p Payload) (Record, error) {
 		return Record{}, err
 	}
 	return Record{
-		ID: ev.ID(), Subject: p.Subject().String(), Sequence: seq,
+		ID: ev.ID(), Subject: p.Subject().String(), Life: at.life, Sequence: at.sequence,
 		Data: data, Headers: headers, Time: ev.Time(),
 	}, nil
 }

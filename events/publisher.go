@@ -16,7 +16,9 @@ import (
 type Stored struct {
 	// StreamSeq is its number in the stream.
 	StreamSeq uint64
-	// Sequence is its number within its resource; 0 if it does not say.
+	// Life is which life of the resource it belongs to; 0 for jobs and source servers.
+	Life uint64
+	// Sequence is its number within its resource or that life; 0 if it does not say.
 	Sequence uint64
 	// ID is the id of the event.
 	ID string
@@ -48,10 +50,14 @@ func (e *ConflictError) Error() string {
 
 // Publisher stores records in the stream. It is safe for concurrent use.
 type Publisher struct {
-	js     jetstream.JetStream
-	name   string
+	js   jetstream.JetStream
+	name string
+	// config is how the stream is made when it is missing; nil = it is not made.
+	config *StreamConfig
 	mu     sync.Mutex
 	stream jetstream.Stream
+	// made is true once the stream was made, or brought to config.
+	made bool
 }
 
 // NewPublisher returns a publisher to the stream of that name; empty = [StreamName].
@@ -60,6 +66,11 @@ func NewPublisher(js jetstream.JetStream, stream string) *Publisher {
 		stream = StreamName
 	}
 	return &Publisher{js: js, name: stream}
+}
+
+// NewStreamPublisher returns a publisher to the stream of cfg, which [PublishOnce] makes when it is missing.
+func NewStreamPublisher(js jetstream.JetStream, cfg StreamConfig) *Publisher {
+	return &Publisher{js: js, name: cfg.name(), config: &cfg}
 }
 
 // Publish stores a record and returns its sequence in the stream. It is stored only if the last
@@ -81,7 +92,7 @@ func (p *Publisher) Publish(ctx context.Context, r Record) (streamSeq uint64, er
 		msg.Header.Set(name, value)
 	}
 	msg.Header.Set(HeaderContentType, ContentType)
-	if r.Sequence > 0 {
+	if r.Sequence > 0 && r.Life == 0 && msg.Header.Get(HeaderLife) == "" {
 		msg.Header.Set(HeaderSequence, strconv.FormatUint(r.Sequence, 10))
 	}
 	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithMsgID(r.ID), jetstream.WithExpectStream(p.name),
@@ -146,6 +157,28 @@ func (p *Publisher) handle(ctx context.Context) (jetstream.Stream, error) {
 	return p.stream, nil
 }
 
+// ensure makes the stream, or brings it to its settings, once.
+func (p *Publisher) ensure(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.config == nil || p.made {
+		return nil
+	}
+	stream, err := EnsureStream(ctx, p.js, *p.config)
+	if err != nil {
+		return err
+	}
+	p.stream, p.made = stream, true
+	return nil
+}
+
+// forget says that the stream is not there any more.
+func (p *Publisher) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stream, p.made = nil, false
+}
+
 // errCodeDuplicateInProcess is the server's answer of a replicated stream to an id that is just
 // being stored. The client library has no name for it.
 const errCodeDuplicateInProcess jetstream.ErrorCode = 10158
@@ -167,6 +200,18 @@ func stored(raw *jetstream.RawStreamMsg) *Stored {
 	for name := range raw.Header {
 		s.Headers[name] = raw.Header.Get(name)
 	}
-	s.Sequence, _ = strconv.ParseUint(s.Headers[HeaderSequence], 10, 64)
+	at := positionOf(s.Headers)
+	s.Life, s.Sequence = at.life, at.sequence
 	return s
+}
+
+// positionOf reads where a message stands among those of its resource; what the headers do not say is 0.
+func positionOf(headers map[string]string) (at position) {
+	sequence := HeaderSequence
+	if life, ok := headers[HeaderLife]; ok {
+		at.life, _ = strconv.ParseUint(life, 10, 64)
+		sequence = HeaderFleetSequence
+	}
+	at.sequence, _ = strconv.ParseUint(headers[sequence], 10, 64)
+	return at
 }

@@ -335,8 +335,7 @@ func (r *Relay) round(ctx context.Context, limit int, status <-chan nats.Status)
 	}
 	cancel(nil)
 	watcher.Wait()
-	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) ||
-		errors.Is(err, nats.ErrNoResponders) {
+	if isStreamMissing(err) {
 		r.streamReady = false
 	}
 	return len(records), int(done.Load()), err
@@ -388,7 +387,7 @@ const maxTurns = 8
 func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err error) {
 	for turn := range maxTurns {
 		if turn > 1 {
-			r.pause(ctx, 5*time.Millisecond<<(turn-2))
+			pause(ctx, 5*time.Millisecond<<(turn-2))
 		}
 		streamSeq, err = r.try(ctx, rec)
 		if err == nil {
@@ -426,7 +425,7 @@ func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err 
 	return 0, err
 }
 
-func (r *Relay) pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-ctx.Done():

@@ -8,8 +8,20 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// StreamName is the name of the stream that holds the events of jobs and source servers.
-const StreamName = "SMC"
+const (
+	// StreamName is the name of the stream that holds the events of jobs and source servers.
+	StreamName = "SMC"
+	// DroverStreamName is the name of the stream that holds the events of migrations and fleets.
+	DroverStreamName = "DROVER"
+)
+
+// DroverStream says how the events of migrations and fleets are kept: like those of jobs, in a stream of their own.
+func DroverStream() StreamConfig {
+	return StreamConfig{
+		Name: DroverStreamName, Subjects: []string{AllDrover},
+		Description: "Phases of migrations and status changes of fleets, as CloudEvents",
+	}
+}
 
 // DefaultDuplicateWindow is how long the stream remembers message ids. Exactly-once does not rest on
 // it (see [Relay]): it guards against publishers that expect nothing of the subject's last message.
@@ -23,6 +35,8 @@ const DefaultDuplicateWindow = 10 * time.Minute
 type StreamConfig struct {
 	// Name defaults to [StreamName].
 	Name string
+	// Description is shown by the server.
+	Description string
 	// Subjects default to [AllSMC].
 	Subjects []string
 	// Replicas is 1 or 3. 0 keeps what the stream has, and makes a new one with 1.
@@ -55,6 +69,9 @@ func (c StreamConfig) jetStream(replicas int) jetstream.StreamConfig {
 	if c.Subjects == nil {
 		c.Subjects = []string{AllSMC}
 	}
+	if c.Description == "" {
+		c.Description = "Status changes of replication jobs and source servers, as CloudEvents"
+	}
 	if c.Replicas == 0 {
 		c.Replicas = max(replicas, 1)
 	}
@@ -66,7 +83,7 @@ func (c StreamConfig) jetStream(replicas int) jetstream.StreamConfig {
 	}
 	return jetstream.StreamConfig{
 		Name:              c.name(),
-		Description:       "Status changes of replication jobs and source servers, as CloudEvents",
+		Description:       c.Description,
 		Subjects:          c.Subjects,
 		Storage:           jetstream.FileStorage,
 		Retention:         jetstream.LimitsPolicy,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -20,7 +19,9 @@ type Event struct {
 	CloudEvent cloudevents.Event
 	// Subject is the NATS subject it came on.
 	Subject string
-	// Sequence is its number within its resource.
+	// Life is which life of the resource it belongs to (see [Life]); 0 for jobs and source servers.
+	Life uint64
+	// Sequence is its number within its resource, or within that life.
 	Sequence uint64
 	// StreamSeq is its number in the stream.
 	StreamSeq uint64
@@ -38,6 +39,16 @@ func (e Event) JobStatusChanged() (JobStatusChanged, error) {
 // SourceStateChanged decodes the data of an event of type [TypeSourceState].
 func (e Event) SourceStateChanged() (SourceStateChanged, error) {
 	return dataAs[SourceStateChanged](e, TypeSourceState)
+}
+
+// MigrationChanged decodes the data of an event of type [TypeMigrationPhase].
+func (e Event) MigrationChanged() (MigrationChanged, error) {
+	return dataAs[MigrationChanged](e, TypeMigrationPhase)
+}
+
+// FleetChanged decodes the data of an event of type [TypeFleetStatus].
+func (e Event) FleetChanged() (FleetChanged, error) {
+	return dataAs[FleetChanged](e, TypeFleetStatus)
 }
 
 func dataAs[T any](e Event, typ string) (data T, err error) {
@@ -125,7 +136,7 @@ func Subscribe(ctx context.Context, js jetstream.JetStream, cfg SubscribeConfig,
 		cfg.Log = zap.NewNop()
 	}
 	s := &subscriber{
-		js: js, cfg: cfg, handler: handler, handled: map[string]uint64{}, held: map[string]hold{},
+		js: js, cfg: cfg, handler: handler, handled: map[string]position{}, held: map[string]hold{},
 		log: cfg.Log.With(zap.String("stream", cfg.Stream), zap.String("durable", cfg.Durable)),
 	}
 	return s.run(ctx)
@@ -145,14 +156,14 @@ type subscriber struct {
 	delivered uint64
 	// created is when the stream was made that origin and position belong to.
 	created time.Time
-	// handled holds the last sequence handed out, by subject.
-	handled map[string]uint64
+	// handled holds the last event handed out, by subject.
+	handled map[string]position
 	held    map[string]hold
 }
 
 // hold is an event whose handler failed: later ones of its subject wait for it.
 type hold struct {
-	sequence uint64
+	at position
 	// expires is when the event should long have come again. Then it is gone from the stream.
 	expires time.Time
 }
@@ -381,11 +392,12 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 	}
 	log = log.With(zap.String("event_id", ev.CloudEvent.ID()))
 
-	if ev.Sequence <= s.handled[ev.Subject] {
+	at := position{ev.Life, ev.Sequence}
+	if !at.after(s.handled[ev.Subject]) {
 		s.confirm(ctx, log, msg)
 		return nil
 	}
-	if held, ok := s.held[ev.Subject]; ok && ev.Sequence > held.sequence && time.Now().Before(held.expires) {
+	if held, ok := s.held[ev.Subject]; ok && at.after(held.at) && time.Now().Before(held.expires) {
 		s.settle(log, func() error { return msg.NakWithDelay(s.retryDelay(meta.NumDelivered)) })
 		return nil
 	}
@@ -408,11 +420,11 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 		if meta.NumDelivered == 1 {
 			log.Warn("event not handled, it comes again", zap.Duration("in", delay), zap.Error(err))
 		}
-		s.held[ev.Subject] = hold{sequence: ev.Sequence, expires: time.Now().Add(2 * (s.cfg.MaxRetry + s.cfg.AckWait))}
+		s.held[ev.Subject] = hold{at: at, expires: time.Now().Add(2 * (s.cfg.MaxRetry + s.cfg.AckWait))}
 		s.settle(log, func() error { return msg.NakWithDelay(delay) })
 		return nil
 	}
-	s.handled[ev.Subject] = ev.Sequence
+	s.handled[ev.Subject] = at
 	delete(s.held, ev.Subject)
 	return nil
 }
@@ -493,14 +505,12 @@ func receive(msg jetstream.Msg, meta *jetstream.MsgMetadata) (Event, error) {
 	if err != nil {
 		return Event{}, err
 	}
-	seq, err := strconv.ParseUint(msg.Headers().Get(HeaderSequence), 10, 64)
-	if err != nil || seq == 0 {
-		if seq, err = Sequence(ce); err != nil {
-			return Event{}, err
-		}
+	at, err := positionIn(ce)
+	if err != nil {
+		return Event{}, err
 	}
 	return Event{
-		CloudEvent: ce, Subject: msg.Subject(), Sequence: seq,
+		CloudEvent: ce, Subject: msg.Subject(), Life: at.life, Sequence: at.sequence,
 		StreamSeq: meta.Sequence.Stream, Stored: meta.Timestamp, Data: msg.Data(),
 	}, nil
 }
