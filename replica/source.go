@@ -21,6 +21,9 @@ type DiskReader interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
+// errDiskCut says that a disk has become smaller since it was opened.
+var errDiskCut = errors.New("the disk was cut short")
+
 // directAlign is what O_DIRECT asks of buffers, offsets and lengths.
 const directAlign = 4096
 
@@ -87,7 +90,16 @@ func (d *fileDisk) NextData(off int64) (start, end int64, err error) {
 	if !d.sparse {
 		return off, d.size, nil
 	}
-	return nextData(d.buffered, off, d.size)
+	start, end, err = nextData(d.buffered, off, d.size)
+	if err != nil || start < d.size {
+		return start, end, err
+	}
+	// Behind the end of a file there is no data either: one that was cut short must not pass for zeros.
+	info, err := d.buffered.Stat()
+	if err == nil && info.Size() < d.size {
+		err = fmt.Errorf("%w: it ends at %d instead of %d bytes", errDiskCut, info.Size(), d.size)
+	}
+	return start, end, err
 }
 
 func (d *fileDisk) ReadAt(p []byte, off int64) (int, error) {

@@ -511,6 +511,9 @@ func (p *pass) scan(ctx context.Context, d *sourceDisk) error {
 		}
 		if g >= dataTo {
 			start, end, err := d.reader.NextData(g * GrainSize)
+			if errors.Is(err, errDiskCut) {
+				return diskError(CodeSourceSizeChanged, d.Index, g*GrainSize, "disk %d: %w; start the job again", d.Index, err)
+			}
 			if err != nil {
 				return diskError(CodeSourceReadError, d.Index, g*GrainSize, "disk %d cannot be read: %w", d.Index, err)
 			}
