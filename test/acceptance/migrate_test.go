@@ -108,7 +108,11 @@ func TestDamagedImageIsFoundOut(t *testing.T) {
 	job := s.createJob(s.startAgent("damaged", disk), "--start")
 	image := s.awaitStatus(job, smc.StatusFinished).Runs[0].ImageID
 	s.drover("image", "verify", image)
-	change(t, filepath.Join(s.data, "images", "images", image, "disk-0.raw"), 1, 1000, 16)
+	file, err := os.OpenFile(filepath.Join(s.data, "images", "images", image, "disk-0.raw"), os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = file.WriteAt([]byte("a bad sector"), 12345) // where there is data
+	require.NoError(t, err)
+	require.NoError(t, file.Close())
 	s.refused(smc.CodeImageVerificationFailed, []string{image, "disk 0"}, "image", "verify", image)
 	r := s.try("image", "export", image, filepath.Join(s.dir, "out"), "--synced")
 	assert.Equal(t, 1, r.code, "export of a damaged image")

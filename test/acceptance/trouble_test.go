@@ -34,8 +34,8 @@ func TestRefusals(t *testing.T) {
 		s.refused(smc.CodeInvalidJobIDNotFound, []string{"j-nosuchjob"}, "job", verb, "j-nosuchjob")
 	}
 	s.refused(smc.CodeInvalidImageIDNotFound, []string{"m-nosuchimage"}, "image", "export", "m-nosuchimage", filepath.Join(s.dir, "none"))
-	s.refused(smc.CodeReplicationJobInvalidStatus, []string{job, "Ready"}, "job", "stop", job)
-	s.refused(smc.CodeReplicationJobInvalidStatus, []string{job, "Ready"}, "job", "cutover", job)
+	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Ready"}, "job", "stop", job)
+	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Ready"}, "job", "cutover", job)
 
 	// Not by the command line, which looks the source up first: by the API itself.
 	name, size := "fourth", 20
@@ -142,7 +142,7 @@ func TestStopAndResume(t *testing.T) {
 	require.NoError(t, err)
 	s.refused(smc.CodeSourceServerStateInvalid, []string{job}, "job", "create", "--source", "db-1", "--name", "second",
 		"--image-name", "second", "--system-disk-size", "20") // a Stopped job holds its source
-	s.refused(smc.CodeReplicationJobInvalidStatus, []string{job, "Stopped"}, "job", "stop", job)
+	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Stopped"}, "job", "stop", job)
 	r := s.try("job", "watch", job)
 	assert.Equal(t, 1, r.code, "exit code of job watch for a job that is Stopped")
 	assert.Empty(t, s.imageDirs(), "images of a job that was stopped")
