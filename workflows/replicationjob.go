@@ -140,8 +140,8 @@ func (e *entity) nextDue(now time.Time) (time.Time, bool) {
 	case e.Status == smc.StatusReady && !e.ScheduledStartAt.IsZero():
 		return e.ScheduledStartAt, true
 	case e.Status == smc.StatusWaiting && e.Frequency > 0 && !e.FirstStartAt.IsZero():
-		points := now.Sub(e.FirstStartAt)/e.Frequency + 1
-		return e.FirstStartAt.Add(points * e.Frequency), true
+		points := int64(now.Sub(e.FirstStartAt)/e.Frequency) + 1
+		return e.FirstStartAt.Add(time.Duration(points) * e.Frequency), true
 	}
 	return time.Time{}, false
 }

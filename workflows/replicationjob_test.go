@@ -172,8 +172,13 @@ type testLogger struct{ t *testing.T }
 func (l testLogger) Debug(string, ...any) {}
 func (l testLogger) Info(string, ...any)  {}
 
-func (l testLogger) Warn(message string, fields ...any)  { l.t.Log(append([]any{message}, fields...)...) }
-func (l testLogger) Error(message string, fields ...any) { l.t.Log(append([]any{message}, fields...)...) }
+func (l testLogger) Warn(message string, fields ...any) {
+	l.t.Log(append([]any{message}, fields...)...)
+}
+
+func (l testLogger) Error(message string, fields ...any) {
+	l.t.Log(append([]any{message}, fields...)...)
+}
 
 // syncTime is how long a sync takes on the workflow's clock.
 const syncTime = 10 * time.Minute
