@@ -5,7 +5,7 @@ BIN      := bin
 TOOLS    := $(CURDIR)/$(BIN)/tools
 MODULE   := github.com/drover/drover
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  := -s -w -X $(MODULE)/app.version=$(VERSION)
+LDFLAGS  := -s -w -X $(MODULE)/app.version=$(VERSION) -X main.version=$(VERSION)
 
 # One set of flags for all that is compiled without the race detector: the build cache is shared, and the Temporal server, which takes
 # minutes, is compiled once. VERSION takes the place of Go's own stamp, which fails where git does not trust the directory.

@@ -238,7 +238,7 @@ func imageID(jobID string, run int) string {
 }
 
 // keepAlive heartbeats for an activity until stop is called, and cancels its context when its worker shuts down.
-func keepAlive(ctx context.Context) (alive context.Context, stop func()) {
+func keepAlive(ctx context.Context) (context.Context, func()) {
 	alive, cancel := context.WithCancelCause(ctx)
 	go func() {
 		ticker := time.NewTicker(heartbeatInterval)

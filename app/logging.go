@@ -40,9 +40,14 @@ func NewLogger(level, format string) (*zap.Logger, error) {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), atLeast)), nil
 }
 
-// Version is the version of the module the binary was built from: a tag, a pseudo-version, or "(devel)"
-// when it was built outside version control.
+// version is set by the linker (make build).
+var version string
+
+// Version is what the binary was built from: what make found in git, else what Go recorded of the module, else "(devel)".
 func Version() string {
+	if version != "" {
+		return version
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -184,8 +184,8 @@ func serveListener(ctx context.Context, listener net.Listener, handler http.Hand
 
 // untilStopped drops an error that is only that of the stop itself.
 func untilStopped(ctx context.Context, err error) error {
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
@@ -21,7 +22,11 @@ func (c Connections) temporalOptions(log *zap.Logger) client.Options {
 
 // nats connects to NATS; it does so also while no server answers.
 func (c Connections) nats(name string, log *zap.Logger) (*nats.Conn, error) {
-	nc, err := events.Connect(c.NATSURL, name, log.Named("nats"))
+	options, err := events.SecurityFromEnv(os.Getenv).Options()
+	if err != nil {
+		return nil, err
+	}
+	nc, err := events.Connect(c.NATSURL, name, log.Named("nats"), options...)
 	if err != nil {
 		return nil, fmt.Errorf("NATS_URL %s: %w", c.NATSURL, err)
 	}
@@ -41,6 +46,7 @@ func newTemporalLogger(log *zap.Logger) temporallog.Logger {
 	return temporalLogger{log.WithOptions(zap.AddCallerSkip(1)).Sugar()}
 }
 
+// Debug, Info, Warn and Error implement log.Logger.
 func (l temporalLogger) Debug(msg string, keyvals ...any) { l.Debugw(msg, keyvals...) }
 func (l temporalLogger) Info(msg string, keyvals ...any)  { l.Infow(msg, keyvals...) }
 func (l temporalLogger) Warn(msg string, keyvals ...any)  { l.Warnw(msg, keyvals...) }

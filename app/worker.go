@@ -22,6 +22,7 @@ import (
 	"github.com/drover/drover/durable"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/replica"
+	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
 )
 
@@ -29,15 +30,17 @@ import (
 const (
 	RoleCenter     = "center"     // the workflows of jobs and the activities that write the store
 	RoleTransition = "transition" // a transition host: receives disks, keeps images
+	// RoleOrchestrator takes fleets through an SMC endpoint; it needs no database.
+	RoleOrchestrator = "orchestrator"
 )
 
 // Roles lists the roles of a worker.
-func Roles() []string { return []string{RoleCenter, RoleTransition} }
+func Roles() []string { return []string{RoleCenter, RoleTransition, RoleOrchestrator} }
 
 // WorkerConfig is what RunWorker needs.
 type WorkerConfig struct {
 	Connections
-	// Roles are any of RoleCenter and RoleTransition.
+	// Roles are any of RoleCenter, RoleTransition and RoleOrchestrator.
 	Roles []string
 	// DataDir is the root of the transition host's staging and images.
 	DataDir string
@@ -45,6 +48,8 @@ type WorkerConfig struct {
 	TransitionListen string
 	// TransitionURL is how agents reach it. Default http://<TransitionListen>.
 	TransitionURL string
+	// Orchestrator is needed by RoleOrchestrator only.
+	Orchestrator OrchestratorConfig
 }
 
 // Check reports what is missing or contradictory.
@@ -62,7 +67,23 @@ func (c WorkerConfig) Check() error {
 			return errors.New("the role transition needs --data, where it keeps images, and --transition-listen, where agents reach it")
 		}
 	}
+	if slices.Contains(c.Roles, RoleOrchestrator) {
+		if _, err := smc.NewClient(c.Orchestrator.SMC); err != nil {
+			return fmt.Errorf("the role orchestrator drives an endpoint: set %s, %s and %s: %w", smc.EnvEndpoint, smc.EnvAccessKeyID, smc.EnvAccessKeySecret, err)
+		}
+		if c.Orchestrator.SMC.RegionID == "" {
+			return fmt.Errorf("the role orchestrator needs the region of its endpoint: set %s", smc.EnvRegion)
+		}
+	}
+	if !c.keepsRecord() {
+		c.DatabaseURL = "none" // an orchestrator speaks to the endpoint alone
+	}
 	return c.Connections.Check()
+}
+
+// keepsRecord reports whether a role of the worker uses the center's database.
+func (c WorkerConfig) keepsRecord() bool {
+	return slices.Contains(c.Roles, RoleCenter) || slices.Contains(c.Roles, RoleTransition)
 }
 
 const (
@@ -77,11 +98,14 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	if err := config.Check(); err != nil {
 		return err
 	}
-	record, err := store.Open(ctx, config.DatabaseURL)
-	if err != nil {
-		return err
+	var record *store.Store
+	if config.keepsRecord() {
+		var err error
+		if record, err = store.Open(ctx, config.DatabaseURL); err != nil {
+			return err
+		}
+		defer func() { _ = record.Close() }()
 	}
-	defer func() { _ = record.Close() }()
 	temporal, err := client.NewLazyClient(config.temporalOptions(log))
 	if err != nil {
 		return fmt.Errorf("temporal client: %w", err)
@@ -94,6 +118,9 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	}
 	if slices.Contains(config.Roles, RoleTransition) {
 		group.Go(func() error { return runTransitionHost(ctx, config, temporal, record, log.Named("transition")) })
+	}
+	if slices.Contains(config.Roles, RoleOrchestrator) {
+		group.Go(func() error { return runOrchestrator(ctx, config, temporal, log.Named("orchestrator")) })
 	}
 	return untilStopped(ctx, group.Wait())
 }

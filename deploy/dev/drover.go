@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/app"
+	"github.com/drover/drover/smc"
 )
 
 // runDrover runs the center and the transition host in this process.
@@ -25,6 +27,13 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 	group.Go(func() error {
 		return app.RunWorker(ctx, app.WorkerConfig{
 			Connections: connections, Roles: app.Roles(), DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+			Orchestrator: app.OrchestratorConfig{
+				SMC: smc.Config{
+					Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
+					AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret,
+				},
+				AccountID: cfg.Settings.AccountID, Bridge: os.Getenv("DROVER_BRIDGE") != "off",
+			},
 		}, logger.Named("worker"))
 	})
 	return group.Wait()

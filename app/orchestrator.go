@@ -1,0 +1,134 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/events"
+	"github.com/drover/drover/fleet"
+	"github.com/drover/drover/replica"
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/workflows"
+)
+
+// OrchestratorConfig is what the role orchestrator needs beside the servers every worker needs.
+type OrchestratorConfig struct {
+	// SMC is the endpoint that is driven and the key it is driven with.
+	SMC smc.Config
+	// AccountID stands in the subjects of the events of migrations and fleets.
+	AccountID string
+	// Bridge has migrations woken by the events of their jobs. Without it they poll.
+	Bridge bool
+}
+
+// searchAttributes are those of migrations and fleets.
+func searchAttributes() map[string]enumspb.IndexedValueType {
+	attributes := map[string]enumspb.IndexedValueType{}
+	for _, key := range []temporal.SearchAttributeKey{
+		workflows.AttributeFleet, workflows.AttributePhase, workflows.AttributeReason, workflows.AttributeJobID,
+		workflows.AttributeRuns, workflows.AttributeAttempts,
+	} {
+		attributes[key.GetName()] = key.GetValueType()
+	}
+	return attributes
+}
+
+// registerSearchAttributes adds the search attributes to the namespace, and tries until it is done: a workflow that sets
+// one that is not there would not get on.
+func registerSearchAttributes(ctx context.Context, temporal client.Client, namespace string, log *zap.Logger) error {
+	const retry = time.Second
+	for {
+		err := addSearchAttributes(ctx, temporal, namespace)
+		if err == nil {
+			return nil
+		}
+		log.Warn("the search attributes of migrations are not registered, trying again", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retry):
+		}
+	}
+}
+
+func addSearchAttributes(ctx context.Context, temporal client.Client, namespace string) error {
+	operator := temporal.OperatorService()
+	known, err := operator.ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return err
+	}
+	missing := searchAttributes()
+	for name := range known.GetCustomAttributes() {
+		delete(missing, name)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, err = operator.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: missing})
+	var exists *serviceerror.AlreadyExists
+	if errors.As(err, &exists) {
+		return nil // another worker was faster
+	}
+	return err
+}
+
+// runOrchestrator hosts fleets and migrations, and the bridge that wakes them.
+func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.Client, log *zap.Logger) error {
+	endpoint, err := smc.NewClient(config.Orchestrator.SMC)
+	if err != nil {
+		return err
+	}
+	nc, err := config.nats("drover-orchestrator", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	if err := registerSearchAttributes(ctx, temporal, config.TemporalNamespace, log); err != nil {
+		return untilStopped(ctx, err)
+	}
+	w := worker.New(temporal, fleet.Queue, worker.Options{WorkerStopTimeout: workerStop})
+	w.RegisterWorkflow(workflows.Fleet)
+	w.RegisterWorkflow(workflows.Migration)
+	w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(nil)})
+	w.RegisterActivity(&activities.Orchestration{Temporal: temporal})
+	w.RegisterActivity(&activities.Notification{Publisher: events.NewStreamPublisher(js, events.DroverStream()), AccountID: config.Orchestrator.AccountID})
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return hostQueue(ctx, w, fleet.Queue, log) })
+	if config.Orchestrator.Bridge {
+		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{}, log.Named("bridge"))
+		group.Go(func() error { return bridge.Run(ctx) })
+	} else {
+		log.Warn("the bridge is off: migrations poll")
+	}
+	return group.Wait()
+}
+
+// signalMigration wakes the migration that a change of a job concerns.
+func signalMigration(temporal client.Client) func(context.Context, string, string, fleet.JobChanged) error {
+	return func(ctx context.Context, name, sourceID string, change fleet.JobChanged) error {
+		err := temporal.SignalWorkflow(ctx, fleet.MigrationID(name, sourceID), "", fleet.SignalJobChanged, change)
+		var missing *serviceerror.NotFound
+		if errors.As(err, &missing) {
+			return events.ErrNoSuchMigration
+		}
+		return err
+	}
+}

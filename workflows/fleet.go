@@ -1,0 +1,487 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/fleet"
+)
+
+// FleetInput is what a fleet starts from.
+type FleetInput struct {
+	Fleet fleet.Fleet
+	// State is carried over continue-as-new.
+	State *fleetState `json:",omitempty"`
+}
+
+// fleetState is what a fleet knows of itself.
+type fleetState struct {
+	Began      time.Time // its first execution
+	Status     fleet.State
+	Wave       int // index of the wave that is going on
+	Reason     string
+	Sequence   uint64 // of the events it published
+	Migrations []*fleetMigration
+}
+
+// fleetMigration is what a fleet knows of one of its migrations.
+type fleetMigration struct {
+	Server   fleet.Server
+	SourceID string
+	Wave     int
+	Status   fleet.MigrationStatus
+	Started  bool // its workflow was started
+	// Life is that of the reports taken; reports of FormerLife, which a retry replaced, come too late.
+	Life, FormerLife string
+	Report           int // number of the newest report
+	// The slot of request n is held from the grant of n until the release of n.
+	Requested, Granted, Released int
+	// Forgiven: its failure no longer counts against the wave's limit.
+	Forgiven bool
+}
+
+func (f *fleetMigration) holdsSlot() bool { return f.Granted > f.Released }
+
+// open reports whether its workflow was started and has not ended.
+func (f *fleetMigration) open() bool { return f.Started && !f.Status.Phase.Ended() }
+
+// fleetWorkflow takes a fleet through its waves.
+type fleetWorkflow struct {
+	FleetInput
+	fleetState
+	cancelling bool
+	events     []activities.FleetEvent
+	sending    bool
+	stopWatch  workflow.CancelFunc
+}
+
+// Fleet migrates the servers of a manifest, wave after wave. It admits running jobs by slots, pauses a wave that fails
+// too often, and ends when every migration has ended. Its migrations are workflows of their own that outlive its runs:
+// they report to it by its id.
+func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
+	f := &fleetWorkflow{FleetInput: in}
+	if in.State != nil {
+		f.fleetState = *in.State
+	} else {
+		f.Began, f.Status = workflow.Now(ctx).UTC(), fleet.Running
+	}
+	if err := f.serve(ctx); err != nil {
+		return nil, err
+	}
+	if in.State == nil {
+		if err := f.resolve(ctx); err != nil {
+			return nil, err
+		}
+		f.publish(ctx, "")
+	}
+	// What is done for a fleet that is cancelled is done all the same.
+	work, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		ctx.Done().Receive(ctx, nil)
+		f.cancelling = true
+	})
+	f.watch(work)
+	for {
+		f.step(work)
+		if f.ended() {
+			break
+		}
+		before := f.mark()
+		err := workflow.Await(work, func() bool {
+			return f.mark() != before || workflow.GetInfo(ctx).GetContinueAsNewSuggested()
+		})
+		if err != nil {
+			return nil, err
+		}
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && !f.cancelling && f.mark() == before {
+			return nil, f.continueAsNew(ctx, work)
+		}
+	}
+	f.finish(work)
+	status := f.status()
+	if f.Status == fleet.Cancelled {
+		return &status, temporal.NewCanceledError()
+	}
+	return &status, nil
+}
+
+// mark changes whenever something came from outside that the fleet may have to act on.
+func (f *fleetWorkflow) mark() string {
+	reports, requests, releases := 0, 0, 0
+	for _, migration := range f.Migrations {
+		reports += migration.Report
+		requests += migration.Requested
+		releases += migration.Released
+	}
+	return fmt.Sprint(f.cancelling, f.Status, reports, requests, releases)
+}
+
+// serve answers queries and takes the reports of migrations for as long as the workflow runs.
+func (f *fleetWorkflow) serve(ctx workflow.Context) error {
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		reports := workflow.GetSignalChannel(ctx, signalMigrationChanged)
+		for {
+			var report migrationReport
+			reports.Receive(ctx, &report)
+			f.take(report)
+		}
+	})
+	if err := workflow.SetQueryHandler(ctx, fleet.QueryStatus, func() (fleet.Status, error) { return f.status(), nil }); err != nil {
+		return err
+	}
+	return workflow.SetUpdateHandlerWithOptions(ctx, fleet.UpdateResume, func(_ workflow.Context, request fleet.ResumeRequest) error {
+		f.resume(request)
+		return nil
+	}, workflow.UpdateHandlerOptions{Validator: func(_ workflow.Context, request fleet.ResumeRequest) error {
+		if f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed) {
+			return nil
+		}
+		return temporal.NewNonRetryableApplicationError(fmt.Sprintf("fleet %s is %s, not Paused: there is nothing to resume", f.Fleet.Name, f.Status), "NotPaused", nil)
+	}})
+}
+
+func failed(migration *fleetMigration) bool { return migration.Status.Phase == fleet.PhaseFailed }
+
+// take takes over what a migration reports, unless it is old news.
+func (f *fleetWorkflow) take(report migrationReport) {
+	for _, migration := range f.Migrations {
+		if migration.SourceID != report.Status.SourceID || report.Life == migration.FormerLife || report.Number <= migration.Report {
+			continue
+		}
+		migration.Life = report.Life
+		migration.Report, migration.Status = report.Number, report.Status
+		migration.Requested = max(migration.Requested, report.Requested)
+		migration.Released = max(migration.Released, report.Released)
+	}
+}
+
+// resume forgives the failures there were; those that are to be tried again become pending.
+func (f *fleetWorkflow) resume(request fleet.ResumeRequest) {
+	for _, migration := range f.Migrations {
+		if !failed(migration) {
+			continue
+		}
+		migration.Forgiven = true
+		if request.RetryFailed {
+			*migration = fleetMigration{Server: migration.Server, SourceID: migration.SourceID, Wave: migration.Wave, FormerLife: migration.Life}
+			migration.Status = f.pending(migration)
+			f.Wave = min(f.Wave, migration.Wave)
+		}
+	}
+	f.Status, f.Reason = fleet.Running, ""
+}
+
+func (f *fleetWorkflow) pending(migration *fleetMigration) fleet.MigrationStatus {
+	return fleet.MigrationStatus{
+		Name: migration.Server.Name, SourceID: migration.SourceID, Wave: f.Fleet.Waves[migration.Wave].Name, Phase: fleet.PhasePending,
+	}
+}
+
+// resolve finds the source servers the manifest names.
+func (f *fleetWorkflow) resolve(ctx workflow.Context) error {
+	var smcActivities *activities.SMC
+	var servers []activities.ResolvedServer
+	if err := workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.ResolveServers, f.Fleet).Get(ctx, &servers); err != nil {
+		return err
+	}
+	for _, server := range servers {
+		migration := &fleetMigration{Server: server.Server, SourceID: server.SourceID, Wave: server.Wave}
+		migration.Status = f.pending(migration)
+		f.Migrations = append(f.Migrations, migration)
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeFleet.ValueSet(f.Fleet.Name)); err != nil {
+		workflow.GetLogger(ctx).Warn("search attributes not set", "error", err)
+	}
+	return nil
+}
+
+// step does all there is to do now.
+func (f *fleetWorkflow) step(ctx workflow.Context) {
+	if f.cancelling {
+		f.cancel(ctx)
+		return
+	}
+	f.checkFailures(ctx)
+	for f.Status == fleet.Running {
+		f.begin(ctx)
+		if f.Wave+1 >= len(f.Fleet.Waves) || !f.settled() {
+			break
+		}
+		f.Wave++
+		f.publish(ctx, f.Status)
+	}
+	if f.Status == fleet.Running {
+		f.admit(ctx)
+	}
+}
+
+// begin starts the migrations of all waves up to the current one that were not started yet.
+func (f *fleetWorkflow) begin(ctx workflow.Context) {
+	for _, migration := range f.Migrations {
+		if migration.Started || migration.Wave > f.Wave {
+			continue
+		}
+		migration.Started = true
+		child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+			WorkflowID:        fleet.MigrationID(f.Fleet.Name, migration.SourceID),
+			ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON, // it applies at continue-as-new, too
+			TypedSearchAttributes: temporal.NewSearchAttributes(
+				AttributeFleet.ValueSet(f.Fleet.Name), AttributePhase.ValueSet(string(fleet.PhasePending)),
+			),
+			StaticSummary: migration.Server.Name,
+		})
+		started := workflow.ExecuteChildWorkflow(child, Migration, MigrationInput{
+			Fleet: f.Fleet.Name, Wave: f.Fleet.Waves[migration.Wave].Name, Server: migration.Server, SourceID: migration.SourceID,
+			PollInterval: f.Fleet.PollInterval,
+		}).GetChildWorkflowExecution()
+		if err := started.Get(ctx, nil); err != nil {
+			migration.Status.Phase = fleet.PhaseFailed
+			migration.Status.Error = fmt.Sprintf("the migration could not be started: %v. Is one of an earlier fleet of this name still going on?", err)
+		}
+	}
+}
+
+// settled reports whether every migration of the waves so far has ended or rests.
+func (f *fleetWorkflow) settled() bool {
+	return !slices.ContainsFunc(f.Migrations, func(m *fleetMigration) bool { return m.Wave <= f.Wave && !m.Status.Phase.Settled() })
+}
+
+// admit grants free slots to those who asked, in the order of the manifest.
+func (f *fleetWorkflow) admit(ctx workflow.Context) {
+	for w, wave := range f.Fleet.Waves {
+		held := 0
+		for _, migration := range f.Migrations {
+			if migration.Wave == w && migration.holdsSlot() {
+				held++
+			}
+		}
+		for _, migration := range f.Migrations {
+			if migration.Wave != w || migration.Requested <= migration.Granted || migration.Status.Phase.Ended() {
+				continue
+			}
+			if wave.MaxConcurrent > 0 && held >= wave.MaxConcurrent {
+				break
+			}
+			migration.Granted = migration.Requested
+			held++
+			if err := workflow.SignalExternalWorkflow(ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "", signalSlotGranted, migration.Granted).Get(ctx, nil); err != nil {
+				workflow.GetLogger(ctx).Warn("slot not granted: the migration is gone", "source", migration.SourceID, "error", err)
+				migration.Released = migration.Granted
+				held--
+			}
+		}
+	}
+}
+
+// checkFailures pauses the fleet when a wave fails more often than it may.
+func (f *fleetWorkflow) checkFailures(ctx workflow.Context) {
+	if f.Status != fleet.Running {
+		return
+	}
+	for w, wave := range f.Fleet.Waves {
+		if wave.MaxFailures == nil {
+			continue
+		}
+		var names []string
+		for _, migration := range f.Migrations {
+			if migration.Wave == w && failed(migration) && !migration.Forgiven {
+				names = append(names, migration.Server.Name)
+			}
+		}
+		unfinished := slices.ContainsFunc(f.Migrations, func(m *fleetMigration) bool { return !m.Status.Phase.Ended() })
+		if len(names) > *wave.MaxFailures && unfinished {
+			f.Status = fleet.Paused
+			f.Reason = fmt.Sprintf("%d migrations of wave %s failed (%s), %d may: nothing new is started. Resume with drover fleet resume %s, or cancel",
+				len(names), wave.Name, strings.Join(names, ", "), *wave.MaxFailures, f.Fleet.Name)
+			f.publish(ctx, fleet.Running)
+			return
+		}
+	}
+}
+
+// cancel asks every open migration to undo what it did.
+func (f *fleetWorkflow) cancel(ctx workflow.Context) {
+	const reason = "the fleet is being cancelled"
+	if f.Reason == reason {
+		return
+	}
+	f.Reason = reason
+	f.publish(ctx, f.Status)
+	for _, migration := range f.Migrations {
+		switch {
+		case migration.open():
+			if err := workflow.RequestCancelExternalWorkflow(ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "").Get(ctx, nil); err != nil {
+				workflow.GetLogger(ctx).Warn("migration not cancelled: it is gone", "source", migration.SourceID, "error", err)
+			}
+		case !migration.Started:
+			migration.Status.Phase = fleet.PhaseCancelled
+		}
+	}
+}
+
+// ended reports whether there is nothing left to wait for.
+func (f *fleetWorkflow) ended() bool {
+	return !slices.ContainsFunc(f.Migrations, func(m *fleetMigration) bool { return !m.Status.Phase.Ended() })
+}
+
+// finish gives the fleet its last state and waits until the world was told.
+func (f *fleetWorkflow) finish(ctx workflow.Context) {
+	previous := f.Status
+	f.Reason = ""
+	switch {
+	case f.cancelling:
+		f.Status = fleet.Cancelled
+	case slices.ContainsFunc(f.Migrations, func(m *fleetMigration) bool { return m.Status.Phase != fleet.PhaseDone }):
+		f.Status = fleet.CompletedWithFailures
+	default:
+		f.Status = fleet.Completed
+	}
+	f.publish(ctx, previous)
+	if f.stopWatch != nil {
+		f.stopWatch()
+	}
+	_ = workflow.Await(ctx, func() bool { return len(f.events) == 0 && !f.sending && workflow.AllHandlersFinished(ctx) })
+}
+
+// watch finds migrations whose workflow was ended from outside, so that they could not report it.
+func (f *fleetWorkflow) watch(ctx workflow.Context) {
+	ctx, f.stopWatch = workflow.WithCancel(ctx)
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: 5 * time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: watchInterval, BackoffCoefficient: 1, MaximumInterval: watchInterval},
+	})
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for ctx.Err() == nil {
+			// What ends in the usual way reports before it closes; this only has to find what does not.
+			if workflow.Sleep(ctx, watchInterval) != nil || workflow.Await(ctx, func() bool { return slices.ContainsFunc(f.Migrations, (*fleetMigration).open) }) != nil {
+				return
+			}
+			input := activities.WatchMigrationsInput{Fleet: f.Fleet.Name}
+			for _, migration := range f.Migrations {
+				if migration.open() {
+					input.SourceIDs = append(input.SourceIDs, migration.SourceID)
+				}
+			}
+			var orchestration *activities.Orchestration
+			var closed map[string]string
+			if workflow.ExecuteActivity(ctx, orchestration.WatchMigrations, input).Get(ctx, &closed) != nil {
+				return
+			}
+			for _, migration := range f.Migrations {
+				how, ok := closed[migration.SourceID]
+				if !ok || !migration.open() {
+					continue
+				}
+				migration.Status.Phase = fleet.PhaseFailed
+				migration.Status.Error = fmt.Sprintf("its workflow ended from outside (%s); job %s may still be there", how, migration.Status.JobID)
+				migration.Released = migration.Granted
+				migration.Report++
+			}
+		}
+	})
+}
+
+// watchInterval is how often a fleet looks after migrations that do not report.
+const watchInterval = time.Minute
+
+// status is what the fleet shows.
+func (f *fleetWorkflow) status() fleet.Status {
+	status := fleet.Status{Name: f.Fleet.Name, Status: f.Status, Reason: f.Reason, Servers: []fleet.MigrationStatus{}}
+	if f.Wave < len(f.Fleet.Waves) {
+		status.Wave = f.Fleet.Waves[f.Wave].Name
+	}
+	for _, migration := range f.Migrations {
+		shown := migration.Status
+		if shown.Phase == fleet.PhasePending {
+			shown.Reason = "waits for wave " + f.Fleet.Waves[max(0, migration.Wave-1)].Name
+			if migration.Wave <= f.Wave {
+				shown.Reason = "is being started"
+			}
+		}
+		if shown.Phase == fleet.PhaseQueued && migration.Requested > migration.Granted {
+			shown.Reason = f.whyQueued(migration)
+		}
+		status.Servers = append(status.Servers, shown)
+	}
+	return status
+}
+
+// whyQueued says what a migration waits for that has asked for a slot.
+func (f *fleetWorkflow) whyQueued(migration *fleetMigration) string {
+	if f.Status == fleet.Paused {
+		return "the fleet is paused"
+	}
+	var holders []string
+	ahead := 0
+	before := true
+	for _, other := range f.Migrations {
+		if other.Wave != migration.Wave {
+			continue
+		}
+		if other == migration {
+			before = false
+		}
+		if other.holdsSlot() {
+			holders = append(holders, other.Server.Name)
+		} else if before && other.Requested > other.Granted {
+			ahead++
+		}
+	}
+	return fmt.Sprintf("waits for one of the %d slots of wave %s, held by %s; %d ahead of it",
+		f.Fleet.Waves[migration.Wave].MaxConcurrent, f.Fleet.Waves[migration.Wave].Name, strings.Join(holders, ", "), ahead)
+}
+
+// publish tells the world how the fleet is, in the background and in order.
+func (f *fleetWorkflow) publish(ctx workflow.Context, previous fleet.State) {
+	f.Sequence++
+	status := f.status()
+	event := activities.FleetEvent{Began: f.Began, Sequence: f.Sequence, Previous: previous, Time: workflow.Now(ctx).UTC()}
+	event.Done, event.Failed, event.Open = status.Counts()
+	status.Servers = nil
+	event.Status = status
+	f.events = append(f.events, event)
+	if f.sending {
+		return
+	}
+	f.sending = true
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer func() { f.sending = false }()
+		for len(f.events) > 0 {
+			batch := f.events
+			f.events = nil
+			var notification *activities.Notification
+			if err := workflow.ExecuteActivity(onNotification(ctx), notification.PublishFleet, batch).Get(ctx, nil); err != nil {
+				workflow.GetLogger(ctx).Error("events not published", "error", err)
+			}
+		}
+	})
+}
+
+// continueAsNew goes on in a new run with all that came until now.
+func (f *fleetWorkflow) continueAsNew(ctx, work workflow.Context) error {
+	f.stopWatch()
+	if err := workflow.Await(work, func() bool { return len(f.events) == 0 && !f.sending && workflow.AllHandlersFinished(work) }); err != nil {
+		return err
+	}
+	reports := workflow.GetSignalChannel(ctx, signalMigrationChanged)
+	for {
+		var report migrationReport
+		if !reports.ReceiveAsync(&report) {
+			break
+		}
+		f.take(report)
+	}
+	next := f.FleetInput
+	state := f.fleetState
+	next.State = &state
+	return workflow.NewContinueAsNewError(ctx, Fleet, next)
+}

@@ -1,0 +1,723 @@
+package workflows
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/fleet"
+	"github.com/drover/drover/smc"
+)
+
+// Search attributes of migrations and fleets. The orchestrator's worker registers them.
+var (
+	AttributeFleet    = temporal.NewSearchAttributeKeyKeyword("DroverFleet")
+	AttributePhase    = temporal.NewSearchAttributeKeyKeyword("DroverPhase")
+	AttributeReason   = temporal.NewSearchAttributeKeyKeyword("DroverReason")
+	AttributeJobID    = temporal.NewSearchAttributeKeyKeyword("DroverJobId")
+	AttributeRuns     = temporal.NewSearchAttributeKeyInt64("DroverRuns")
+	AttributeAttempts = temporal.NewSearchAttributeKeyInt64("DroverAttempts")
+)
+
+// Signals between a fleet and its migrations.
+const (
+	signalMigrationChanged = "migration-changed" // to the fleet, a migrationReport
+	signalSlotGranted      = "slot-granted"      // to a migration, the number of the request
+)
+
+// migrationReport is the whole state of a migration that its fleet needs; a newer one replaces an older one.
+type migrationReport struct {
+	Life   string // of the migration
+	Number int    // counts the reports of a life
+	Status fleet.MigrationStatus
+	// A migration asks for slots by numbers that grow. It holds the slot of a request from the fleet's grant until it
+	// releases that number.
+	Requested, Released int
+}
+
+// MigrationInput is what a migration starts from.
+type MigrationInput struct {
+	Fleet        string
+	Wave         string
+	Server       fleet.Server // with its name resolved
+	SourceID     string
+	PollInterval time.Duration
+	// State is carried over continue-as-new.
+	State *migrationState `json:",omitempty"`
+}
+
+// migrationState is what a migration knows of itself.
+type migrationState struct {
+	Life     string    // run id of its first execution: it tells the lives of a name apart
+	Began    time.Time // of that execution
+	Status   fleet.MigrationStatus
+	Report   int
+	Sequence uint64 // of the events it published
+	JobSeen  uint64 // sequence of the newest event of the job
+	Granted  int
+	Request  int
+	Released int
+	CutOver  bool // asked for by hand
+}
+
+// migration takes one server through an SMC endpoint.
+type migration struct {
+	MigrationInput
+	migrationState
+	job *activities.JobView
+	// news counts what came from outside; those who wait look again when it grows.
+	news    int
+	events  []activities.MigrationEvent
+	sending bool
+}
+
+// migrationFailed is the type of the error a failed migration ends with.
+const migrationFailed = "MigrationFailed"
+
+// failure ends a migration; its message is for a person.
+type failure struct{ message string }
+
+func (f failure) Error() string { return f.message }
+
+// Migration takes one server from preflight to a verified image: through the SMC API alone, woken by events, with a
+// slow poll as its safety net. It ends with the migration's status; a failed one ends with an error of type
+// MigrationFailed, a cancelled one as cancelled, after it has removed what it made.
+func Migration(ctx workflow.Context, in MigrationInput) (*fleet.MigrationStatus, error) {
+	m := &migration{MigrationInput: in}
+	if in.State != nil {
+		m.migrationState = *in.State
+	} else {
+		m.Life, m.Began = workflow.GetInfo(ctx).WorkflowExecution.RunID, workflow.Now(ctx).UTC()
+		m.Status = fleet.MigrationStatus{Name: in.Server.Name, SourceID: in.SourceID, Wave: in.Wave}
+	}
+	if err := m.serve(ctx); err != nil {
+		return nil, err
+	}
+	err := m.migrate(ctx)
+	var again *workflow.ContinueAsNewError
+	if errors.As(err, &again) {
+		m.drain(ctx)
+		return nil, err
+	}
+	after, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	var failed failure
+	switch {
+	case err == nil:
+		m.end(after, fleet.PhaseDone, "")
+	case temporal.IsCanceledError(err) || ctx.Err() != nil:
+		m.undo(after)
+		m.end(after, fleet.PhaseCancelled, "")
+		err = temporal.NewCanceledError()
+	case errors.As(err, &failed):
+		m.remains()
+		m.end(after, fleet.PhaseFailed, failed.message)
+		err = temporal.NewNonRetryableApplicationError(failed.message, migrationFailed, nil, m.Status)
+	default:
+		m.remains()
+		_, message := explain(err)
+		m.end(after, fleet.PhaseFailed, message)
+		err = temporal.NewNonRetryableApplicationError(message, migrationFailed, err, m.Status)
+	}
+	m.drain(after)
+	return &m.Status, err
+}
+
+// serve answers queries and takes signals for as long as the workflow runs.
+func (m *migration) serve(ctx workflow.Context) error {
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		changed := workflow.GetSignalChannel(ctx, fleet.SignalJobChanged)
+		granted := workflow.GetSignalChannel(ctx, signalSlotGranted)
+		cutOver := workflow.GetSignalChannel(ctx, fleet.SignalCutOver)
+		selector := workflow.NewSelector(ctx)
+		selector.AddReceive(changed, func(c workflow.ReceiveChannel, _ bool) {
+			var change fleet.JobChanged
+			c.Receive(ctx, &change)
+			m.jobChanged(change)
+		})
+		selector.AddReceive(granted, func(c workflow.ReceiveChannel, _ bool) {
+			var request int
+			c.Receive(ctx, &request)
+			m.Granted = max(m.Granted, request)
+		})
+		selector.AddReceive(cutOver, func(c workflow.ReceiveChannel, _ bool) {
+			c.Receive(ctx, nil)
+			m.CutOver = true
+			m.news++
+		})
+		for {
+			selector.Select(ctx)
+		}
+	})
+	return workflow.SetQueryHandler(ctx, fleet.QueryStatus, func() (fleet.MigrationStatus, error) { return m.Status, nil })
+}
+
+// jobChanged takes an event of the job as a reason to look; what is true is read from the endpoint.
+func (m *migration) jobChanged(change fleet.JobChanged) {
+	if m.Status.JobID != "" && change.JobID != m.Status.JobID || change.Sequence <= m.JobSeen {
+		return
+	}
+	m.JobSeen = change.Sequence
+	m.news++
+}
+
+// migrate is the life of a migration up to its image.
+func (m *migration) migrate(ctx workflow.Context) error {
+	if m.Status.JobID == "" {
+		if err := m.create(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := m.look(ctx); err != nil {
+			return err
+		}
+		switch m.job.Status {
+		case smc.StatusFinished:
+			m.release(ctx)
+			return m.deliver(ctx)
+		case smc.StatusRunning:
+			if err := m.follow(ctx); err != nil {
+				return err
+			}
+		case smc.StatusReady:
+			if err := m.start(ctx); err != nil {
+				return err
+			}
+		case smc.StatusInError:
+			if err := m.retry(ctx); err != nil {
+				return err
+			}
+		case smc.StatusWaiting:
+			if err := m.between(ctx); err != nil {
+				return err
+			}
+		case smc.StatusStopped:
+			m.release(ctx)
+			m.enter(ctx, fleet.PhaseWaiting, "the job was stopped by hand: start it (drover job start "+m.Status.JobID+") to go on, or cancel the fleet")
+			if err := m.await(ctx, smc.StatusStopped); err != nil {
+				return err
+			}
+		case smc.StatusExpired:
+			return failure{fmt.Sprintf("job %s expired: its ValidTime passed before it was finished", m.Status.JobID)}
+		default:
+			return failure{fmt.Sprintf("job %s is gone: someone deleted it", m.Status.JobID)}
+		}
+		if m.historyFull(ctx) {
+			if err := m.continueAsNew(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// create checks the ground, and creates the job or takes over the one an earlier life of this migration left.
+func (m *migration) create(ctx workflow.Context) error {
+	m.enter(ctx, fleet.PhasePreflight, "")
+	name := fleet.JobName(m.Fleet, m.Server.Name, m.SourceID)
+	var smcActivities *activities.SMC
+	var preflight activities.PreflightResult
+	err := m.insist(ctx, func() error {
+		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.Preflight, activities.PreflightInput{SourceID: m.SourceID, JobName: name}).Get(ctx, &preflight)
+	})
+	if err != nil {
+		return m.because(err, "preflight")
+	}
+	if preflight.Job != nil {
+		m.Status.JobID = preflight.Job.JobID
+		return nil
+	}
+	request, err := m.Server.Request("", m.SourceID)
+	if err != nil {
+		return m.because(err, "parameters")
+	}
+	if !request.ScheduledStart().IsZero() {
+		// The endpoint starts the job at its time, whatever the fleet says: its slot is taken before.
+		if err := m.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	m.enter(ctx, fleet.PhaseCreating, "")
+	attempt := 0
+	// A cancellation waits for the answer: what was created must be known to be removed.
+	options := workflow.GetActivityOptions(onEndpoint(ctx))
+	options.WaitForCancellation = true
+	createCtx := workflow.WithActivityOptions(ctx, options)
+	err = m.insist(ctx, func() error {
+		attempt++
+		return workflow.ExecuteActivity(createCtx, smcActivities.CreateJob, activities.CreateJobInput{
+			Server: m.Server, SourceID: m.SourceID, JobName: name, ClientToken: m.clientToken(ctx, attempt),
+			ValidTime: workflow.Now(ctx).Add(smc.DefaultValidity).UTC().Truncate(time.Second),
+		}).Get(ctx, &m.Status.JobID)
+	})
+	if err != nil {
+		return m.because(err, "create")
+	}
+	return nil
+}
+
+// clientToken is the same for every try of one attempt, and differs between attempts and between lives.
+func (m *migration) clientToken(ctx workflow.Context, attempt int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", workflow.GetInfo(ctx).WorkflowExecution.ID, m.Life, attempt))
+	return "drover-" + hex.EncodeToString(sum[:20])
+}
+
+// start starts a Ready job when its time has come and a slot is free; one that the endpoint starts by its own schedule
+// it leaves alone (exactly one of the two starts the job).
+func (m *migration) start(ctx workflow.Context) error {
+	request, err := m.Server.Request("", m.SourceID)
+	if err != nil {
+		return m.because(err, "parameters")
+	}
+	if at := request.ScheduledStart(); !at.IsZero() {
+		m.enter(ctx, fleet.PhaseScheduled, "the endpoint starts the job at "+smc.FormatTime(at))
+		return m.await(ctx, smc.StatusReady)
+	}
+	if window := m.Server.Window; window != nil {
+		if wait := window.NotBefore.Sub(workflow.Now(ctx)); wait > 0 {
+			m.enter(ctx, fleet.PhaseScheduled, "the window opens at "+window.NotBefore.Format(time.RFC3339))
+			if changed, err := m.pause(ctx, wait); err != nil || changed {
+				return err
+			}
+		}
+	}
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
+	if window := m.Server.Window; window != nil && !window.NotAfter.IsZero() && workflow.Now(ctx).After(window.NotAfter) {
+		m.release(ctx)
+		return failure{fmt.Sprintf("the window closed at %s before the job could be started: start job %s by hand, or delete it and apply the fleet with another window", window.NotAfter.Format(time.RFC3339), m.Status.JobID)}
+	}
+	return m.startJob(ctx)
+}
+
+// startJob calls Start; its answer means that the job runs.
+func (m *migration) startJob(ctx workflow.Context) error {
+	m.job = nil
+	m.enter(ctx, fleet.PhaseStarting, "")
+	var smcActivities *activities.SMC
+	err := m.insist(ctx, func() error {
+		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.StartJob, m.Status.JobID).Get(ctx, nil)
+	})
+	if err != nil {
+		m.release(ctx)
+		return m.because(err, "start")
+	}
+	return nil
+}
+
+// follow waits while the job runs.
+func (m *migration) follow(ctx workflow.Context) error {
+	if m.Status.StartedAt.IsZero() {
+		m.Status.StartedAt = workflow.Now(ctx).UTC()
+	}
+	if m.Status.Phase != fleet.PhaseCuttingOver {
+		m.enter(ctx, fleet.PhaseReplicate, "")
+	}
+	return m.await(ctx, smc.StatusRunning)
+}
+
+// retry starts a job that is InError again, by the error's class and the limits the manifest sets.
+func (m *migration) retry(ctx workflow.Context) error {
+	m.release(ctx)
+	m.Status.Error = strings.TrimSpace(m.job.ErrorCode + ": " + m.job.StatusInfo)
+	if smc.ClassOfCode(m.job.ErrorCode) == smc.Fatal {
+		return failure{fmt.Sprintf("job %s is InError with %s, which no retry mends", m.Status.JobID, m.Status.Error)}
+	}
+	if m.Status.Attempts >= m.Server.Retry.Limit {
+		return failure{fmt.Sprintf("job %s is InError after %d retries: %s", m.Status.JobID, m.Status.Attempts, m.Status.Error)}
+	}
+	wait := m.Server.Retry.Wait(m.Status.Attempts + 1)
+	m.enter(ctx, fleet.PhaseBackoff, fmt.Sprintf("the job is started again in %s (retry %d of %d)", wait, m.Status.Attempts+1, m.Server.Retry.Limit))
+	if changed, err := m.pause(ctx, wait); err != nil || changed {
+		return err // someone else moved the job: look again
+	}
+	m.Status.Attempts++
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
+	return m.startJob(ctx)
+}
+
+// between is the rest of an incremental job between two runs: it is cut over when that was asked for, or when it has
+// made its runs; else it waits for the endpoint's rhythm.
+func (m *migration) between(ctx workflow.Context) error {
+	m.Status.Attempts, m.Status.Error = 0, ""
+	after := 0
+	if m.Server.CutOver != nil {
+		after = m.Server.CutOver.AfterRuns
+	}
+	switch {
+	case after > 0 && m.Status.Runs >= after:
+		return m.cutOver(ctx, false)
+	case m.CutOver || after > 0 && m.Status.Runs == after-1:
+		return m.cutOver(ctx, true)
+	}
+	m.release(ctx)
+	reason := "the next run is the endpoint's to start; cut over by hand with drover fleet cutover"
+	if after > 0 {
+		reason = fmt.Sprintf("run %d of %d is done; the next run is the endpoint's to start", m.Status.Runs, after)
+	}
+	m.enter(ctx, fleet.PhaseWaiting, reason)
+	return m.await(ctx, smc.StatusWaiting)
+}
+
+// cutOver ends an incremental job, with one last run or without.
+func (m *migration) cutOver(ctx workflow.Context, syncData bool) error {
+	if syncData {
+		if err := m.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	m.job = nil
+	m.enter(ctx, fleet.PhaseCuttingOver, "")
+	var smcActivities *activities.SMC
+	err := m.insist(ctx, func() error {
+		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.CutOver, activities.CutOverInput{JobID: m.Status.JobID, SyncData: syncData}).Get(ctx, nil)
+	})
+	if err != nil && errorType(err) != smc.CodeReplicationJobInvalidStatus {
+		m.release(ctx)
+		return m.because(err, "cutover")
+	}
+	return nil // with InvalidStatus: the job moved meanwhile, or the answer to an earlier try was lost; look again
+}
+
+// deliver verifies the image and cleans up.
+func (m *migration) deliver(ctx workflow.Context) error {
+	m.Status.ImageID = m.job.ImageID
+	if m.Status.ImageID == "" {
+		return failure{fmt.Sprintf("job %s is Finished and names no image", m.Status.JobID)}
+	}
+	m.enter(ctx, fleet.PhaseVerifying, "")
+	var smcActivities *activities.SMC
+	var verified activities.VerifyImageResult
+	verifyCtx := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: 48 * time.Hour, HeartbeatTimeout: heartbeatTimeout, RetryPolicy: endpointRetries,
+	})
+	err := m.insist(ctx, func() error {
+		return workflow.ExecuteActivity(verifyCtx, smcActivities.VerifyImage, activities.VerifyImageInput{JobID: m.Status.JobID, ImageID: m.Status.ImageID}).Get(ctx, &verified)
+	})
+	if err != nil {
+		return m.because(err, "verification")
+	}
+	m.Status.Verified, m.Status.BytesRead, m.Status.BytesSent = verified.Verified, verified.BytesRead, verified.BytesSent
+	if m.Server.KeepJob {
+		return nil
+	}
+	m.enter(ctx, fleet.PhaseCleaningUp, "")
+	if err := m.removeJob(ctx); err != nil {
+		return m.because(err, "clean-up")
+	}
+	return nil
+}
+
+// undo removes what a cancelled migration made.
+func (m *migration) undo(ctx workflow.Context) {
+	if m.Status.JobID == "" && m.Status.Phase != fleet.PhaseCreating {
+		return
+	}
+	if m.Status.JobID == "" {
+		// A create whose answer never came may have made a job all the same.
+		var smcActivities *activities.SMC
+		var found activities.PreflightResult
+		err := workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.Preflight, activities.PreflightInput{
+			SourceID: m.SourceID, JobName: fleet.JobName(m.Fleet, m.Server.Name, m.SourceID),
+		}).Get(ctx, &found)
+		if err != nil || found.Job == nil {
+			return // another's job has the name, or there is none
+		}
+		m.Status.JobID = found.Job.JobID
+	}
+	m.enter(ctx, fleet.PhaseCancelling, "job "+m.Status.JobID+" is stopped and deleted")
+	if err := m.removeJob(ctx); err != nil {
+		_, message := explain(err)
+		m.Status.Error = message
+		m.Status.Remains = fmt.Sprintf("job %s could not be deleted: %s", m.Status.JobID, message)
+		return
+	}
+	m.Status.Status = ""
+	if len(m.Status.Images) > 0 {
+		m.Status.Remains = "images " + strings.Join(m.Status.Images, ", ")
+	}
+}
+
+// remains says what a failed migration leaves: its job, so that it can be looked at and gone on with.
+func (m *migration) remains() {
+	var left []string
+	if m.Status.JobID != "" && m.job != nil && !m.job.Gone() {
+		left = append(left, fmt.Sprintf("job %s, %s, with its staging", m.Status.JobID, m.Status.Status))
+	}
+	if len(m.Status.Images) > 0 {
+		left = append(left, "images "+strings.Join(m.Status.Images, ", "))
+	}
+	m.Status.Remains = strings.Join(left, "; ")
+}
+
+func (m *migration) removeJob(ctx workflow.Context) error {
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1.5, MaximumInterval: 15 * time.Second},
+	})
+	var smcActivities *activities.SMC
+	return workflow.ExecuteActivity(ctx, smcActivities.RemoveJob, m.Status.JobID).Get(ctx, nil)
+}
+
+// look reads the job as it is now.
+func (m *migration) look(ctx workflow.Context) error {
+	if m.job != nil { // await has just read it
+		return nil
+	}
+	var smcActivities *activities.SMC
+	var view activities.JobView
+	err := m.insist(ctx, func() error {
+		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.DescribeJob, m.Status.JobID).Get(ctx, &view)
+	})
+	if err != nil {
+		return m.because(err, "describe")
+	}
+	m.saw(ctx, &view)
+	return nil
+}
+
+// saw takes over what the endpoint said of the job.
+func (m *migration) saw(ctx workflow.Context, view *activities.JobView) {
+	m.job = view
+	m.Status.Status = string(view.Status)
+	if view.ImageID != "" {
+		m.Status.ImageID = view.ImageID
+	}
+	for _, image := range view.Images {
+		if !slices.Contains(m.Status.Images, image) {
+			m.Status.Images = append(m.Status.Images, image)
+		}
+	}
+	m.Status.Runs = len(m.Status.Images)
+}
+
+// await returns once the job is no longer in that status: an event says so, or the poll finds out. The next look is at
+// what it found.
+func (m *migration) await(ctx workflow.Context, status smc.JobStatus) error {
+	m.job = nil
+	pollCtx, stop := workflow.WithCancel(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: m.PollInterval, BackoffCoefficient: 1, MaximumInterval: m.PollInterval},
+	}))
+	defer stop()
+	seen := m.news
+	var smcActivities *activities.SMC
+	poll := workflow.ExecuteActivity(pollCtx, smcActivities.AwaitJob, activities.AwaitJobInput{JobID: m.Status.JobID, While: []smc.JobStatus{status}})
+	if err := workflow.Await(ctx, func() bool { return poll.IsReady() || m.news != seen }); err != nil {
+		return err
+	}
+	if !poll.IsReady() {
+		return nil
+	}
+	var view activities.JobView
+	err := poll.Get(ctx, &view)
+	if err != nil {
+		return m.because(err, "poll")
+	}
+	m.saw(ctx, &view)
+	return nil
+}
+
+// pause waits, and returns early, with true, when something came from outside.
+func (m *migration) pause(ctx workflow.Context, wait time.Duration) (changed bool, err error) {
+	m.job = nil
+	seen := m.news
+	return workflow.AwaitWithTimeout(ctx, wait, func() bool { return m.news != seen })
+}
+
+// acquire waits for a slot of the wave. A migration holds at most one.
+func (m *migration) acquire(ctx workflow.Context) error {
+	if m.Granted > m.Released {
+		return nil
+	}
+	m.job = nil
+	m.Request++
+	m.enter(ctx, fleet.PhaseQueued, "waits for a slot of wave "+m.Wave)
+	return workflow.Await(ctx, func() bool { return m.Granted >= m.Request })
+}
+
+// release gives the slot back, if there is one. It is called when the job rests, not before.
+func (m *migration) release(ctx workflow.Context) {
+	if m.Granted > m.Released {
+		m.Released = m.Granted
+		m.report(ctx)
+	}
+}
+
+// insist tries a call again that failed for a reason that an operator may mend meanwhile, within the manifest's limits.
+// What Temporal retries by itself does not get here, and what no retry mends ends it.
+func (m *migration) insist(ctx workflow.Context, call func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := call()
+		if err == nil || temporal.IsCanceledError(err) {
+			return err
+		}
+		code, message := explain(err)
+		if code == smc.CodeReplicationJobInvalidStatus || smc.ClassOfCode(code) != smc.Operator || attempt > m.Server.Retry.Limit {
+			return err
+		}
+		wait := m.Server.Retry.Wait(attempt)
+		m.Status.Error = code + ": " + message
+		m.enter(ctx, m.Status.Phase, fmt.Sprintf("%s; tried again in %s (retry %d of %d)", m.Status.Error, wait, attempt, m.Server.Retry.Limit))
+		if err := workflow.Sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// because turns an error into the failure of the migration; a cancellation stays one.
+func (m *migration) because(err error, step string) error {
+	if temporal.IsCanceledError(err) {
+		return err
+	}
+	code, message := explain(err)
+	return failure{fmt.Sprintf("%s: %s: %s", step, code, message)}
+}
+
+// enter moves the migration to a phase and tells its fleet and the world.
+func (m *migration) enter(ctx workflow.Context, phase fleet.Phase, reason string) {
+	previous := m.Status.Phase
+	if previous == phase && m.Status.Reason == reason {
+		return
+	}
+	m.Status.Phase, m.Status.Reason = phase, reason
+	attributes := []temporal.SearchAttributeUpdate{
+		AttributePhase.ValueSet(string(phase)), AttributeReason.ValueSet(clip(reason)),
+		AttributeRuns.ValueSet(int64(m.Status.Runs)), AttributeAttempts.ValueSet(int64(m.Status.Attempts)),
+	}
+	if m.Status.JobID != "" {
+		attributes = append(attributes, AttributeJobID.ValueSet(m.Status.JobID))
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
+		workflow.GetLogger(ctx).Warn("search attributes not set", "error", err)
+	}
+	m.report(ctx)
+	m.Sequence++
+	m.events = append(m.events, activities.MigrationEvent{
+		Fleet: m.Fleet, Began: m.Began, Sequence: m.Sequence, Previous: previous, Status: m.Status, Time: workflow.Now(ctx).UTC(),
+	})
+	m.send(ctx)
+}
+
+// clip bounds what stands in a search attribute.
+func clip(text string) string {
+	const most = 200
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most])
+	}
+	return text
+}
+
+// end is the last phase of a migration.
+func (m *migration) end(ctx workflow.Context, phase fleet.Phase, message string) {
+	if message != "" {
+		m.Status.Error = message
+	} else if phase == fleet.PhaseDone {
+		m.Status.Error = ""
+	}
+	m.Status.EndedAt = workflow.Now(ctx).UTC()
+	m.Released = max(m.Granted, m.Request)
+	m.enter(ctx, phase, "")
+}
+
+// report tells the fleet. A fleet that is gone no longer needs to know.
+func (m *migration) report(ctx workflow.Context) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	m.Report++
+	workflow.SignalExternalWorkflow(ctx, fleet.WorkflowID(m.Fleet), "", signalMigrationChanged, migrationReport{
+		Life: m.Life, Number: m.Report, Status: m.Status, Requested: m.Request, Released: m.Released,
+	})
+}
+
+// send publishes events in the background, in order. While NATS is away they wait; the migration does not.
+func (m *migration) send(ctx workflow.Context) {
+	if m.sending {
+		return
+	}
+	m.sending = true
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer func() { m.sending = false }()
+		for len(m.events) > 0 {
+			batch := m.events
+			m.events = nil
+			var notification *activities.Notification
+			if err := workflow.ExecuteActivity(onNotification(ctx), notification.PublishMigration, batch).Get(ctx, nil); err != nil {
+				workflow.GetLogger(ctx).Error("events not published", "error", err)
+			}
+		}
+	})
+}
+
+// drain waits until every event is published.
+func (m *migration) drain(ctx workflow.Context) {
+	ctx, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	_ = workflow.Await(ctx, func() bool { return len(m.events) == 0 && !m.sending })
+}
+
+// historyFull reports whether the workflow should go on in a new run.
+func (m *migration) historyFull(ctx workflow.Context) bool {
+	info := workflow.GetInfo(ctx)
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > migrationHistory
+}
+
+// migrationHistory is the length at which a migration continues as new.
+const migrationHistory = 1000
+
+func (m *migration) continueAsNew(ctx workflow.Context) error {
+	// Signals that are here already must not be left behind.
+	changed := workflow.GetSignalChannel(ctx, fleet.SignalJobChanged)
+	for {
+		var change fleet.JobChanged
+		if !changed.ReceiveAsync(&change) {
+			break
+		}
+		m.jobChanged(change)
+	}
+	granted := workflow.GetSignalChannel(ctx, signalSlotGranted)
+	for {
+		var request int
+		if !granted.ReceiveAsync(&request) {
+			break
+		}
+		m.Granted = max(m.Granted, request)
+	}
+	if workflow.GetSignalChannel(ctx, fleet.SignalCutOver).ReceiveAsync(nil) {
+		m.CutOver = true
+	}
+	m.drain(ctx)
+	next := m.MigrationInput
+	state := m.migrationState
+	next.State = &state
+	return workflow.NewContinueAsNewError(ctx, Migration, next)
+}
+
+// endpointRetries are those of calls to the endpoint: what a later attempt may mend is tried until it is mended.
+var endpointRetries = &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute}
+
+// onEndpoint schedules calls to the SMC endpoint.
+func onEndpoint(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: 2 * time.Minute, RetryPolicy: endpointRetries,
+	})
+}
+
+// onNotification schedules the publishing of events; it is tried until NATS answers.
+func onNotification(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
+	})
+}
