@@ -34,6 +34,7 @@ func startNATS(t *testing.T) *natsServer {
 }
 
 func newNATS(t *testing.T) *natsServer {
+	t.Helper()
 	s := &natsServer{t: t, opts: server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
 		JetStream: true, StoreDir: t.TempDir(),
@@ -85,6 +86,7 @@ func (s *natsServer) connect(log *zap.Logger) (*nats.Conn, jetstream.JetStream) 
 }
 
 func testContext(t *testing.T) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	t.Cleanup(cancel)
 	return ctx
@@ -262,5 +264,6 @@ func requireEachOnceInOrder(t *testing.T, msgs []jetstream.Msg, jobs int, n uint
 }
 
 func testLog(t *testing.T) *zap.Logger {
+	t.Helper()
 	return zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 }

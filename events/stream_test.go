@@ -1,7 +1,6 @@
 package events
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -140,5 +139,5 @@ func TestConnect(t *testing.T) {
 	default:
 		require.Fail(t, "Close did not wait for what was received")
 	}
-	require.True(t, errors.Is(nc.Publish("x", nil), nats.ErrConnectionClosed))
+	require.ErrorIs(t, nc.Publish("x", nil), nats.ErrConnectionClosed)
 }

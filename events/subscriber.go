@@ -388,7 +388,7 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 	if err != nil {
 		log.Error("left out a message that is no event", zap.Error(err))
 		s.settle(log, func() error { return msg.TermWithReason("not an event: " + err.Error()) })
-		return nil
+		return nil //nolint:nilerr // the subscription goes on with the next message
 	}
 	log = log.With(zap.String("event_id", ev.CloudEvent.ID()))
 
