@@ -84,8 +84,8 @@ func DefaultRetry() Retry {
 // Wait returns the wait before retry n, counted from 1.
 func (r Retry) Wait(n int) time.Duration {
 	wait := r.Interval
-	for range n - 1 {
-		if wait >= r.MaxInterval/2 {
+	for i := 1; i < n && wait > 0 && wait < r.MaxInterval; i++ {
+		if wait > r.MaxInterval/2 {
 			return r.MaxInterval
 		}
 		wait *= 2

@@ -2,17 +2,19 @@ package fleet
 
 import (
 	"strings"
-	"unicode/utf8"
+
+	"github.com/drover/drover/smc"
 )
 
-// maxJobName is the most characters a job's name may have (CONTRACT: Jobs: parameters).
+// maxJobName is the most characters a name may have, of jobs as of source servers (CONTRACT: Jobs: parameters).
 const maxJobName = 128
 
-// JobName is the name of a migration's job: <fleet>:<server>. Events carry the name of their job, so the fleet in it and
-// the SourceId lead from an event to its migration with no table between.
+// JobName is the name of a migration's job: <fleet>:<server>, or <fleet>:<SourceId> when a job cannot be called that:
+// it would be too long, or the endpoint allows names of servers that it does not allow for jobs. Events carry the name of
+// their job, so the fleet in it and the SourceId lead from an event to its migration with no table between.
 func JobName(fleet, server, sourceID string) string {
 	name := fleet + ":" + server
-	if utf8.RuneCountInString(name) > maxJobName {
+	if smc.CheckName("Name", name) != nil {
 		return fleet + ":" + sourceID
 	}
 	return name
