@@ -102,3 +102,31 @@ func TestAgentKilledWhileSyncing(t *testing.T) {
 	s.exportSynced(done.Runs[0].ImageID, disk)
 	heard.requireStory(t, job, chain("Ready", oneRun, "Finished"))
 }
+
+// A drover-dev killed whenever a job enters a phase: nothing is lost, done twice or left behind.
+func TestCenterKilledInEveryPhase(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	heard := s.follow()
+	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 96*mib, 48*mib, 8, 4)
+	a := s.startAgent("web-1", disk)
+	job := s.createJob(a, "--start")
+	for i, status := range oneRun {
+		eventually(t, slow, "the event "+status, func() (bool, any) {
+			story := heard.story(job)
+			return len(story) > i+1, story
+		})
+		s.dev.kill()
+		s.up()
+	}
+	done := s.awaitStatus(job, smc.StatusFinished)
+	require.Len(t, done.Runs, 1)
+	images := s.images(job)
+	require.Len(t, images, 1)
+	assert.Equal(t, []string{images[0].ImageID}, s.imageDirs(), "images on the transition host")
+	assert.Empty(t, s.stagingDirs(), "staging areas after the last run")
+	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), int64(len(oneRun)))
+	s.drover("image", "verify", images[0].ImageID)
+	s.exportSynced(images[0].ImageID, disk)
+	heard.requireStory(t, job, chain("Ready", oneRun, "Finished"))
+}
