@@ -72,7 +72,10 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
 		// The job is in the store, its entity is not in Temporal yet: what the sweep would do is done now.
-		if err := t.Begin(ctx, jobID); err != nil {
+		switch err = t.Begin(ctx, jobID); {
+		case errors.Is(err, store.ErrNotFound): // deleted meanwhile
+			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+		case err != nil:
 			return err
 		}
 		err = t.update(ctx, jobID, update, requestID, argument)

@@ -1087,6 +1087,7 @@ func TestKilledProcess(t *testing.T) {
 }
 
 func writeUntilKilled(t *testing.T, url string) {
+	t.Helper()
 	url, id, _ := strings.Cut(url, "?")
 	s, err := Open(t.Context(), url)
 	require.NoError(t, err)

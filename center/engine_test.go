@@ -1,0 +1,167 @@
+package center
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+	"github.com/drover/drover/workflows"
+)
+
+// temporalClient answers the calls of TemporalEngine; any other call panics.
+type temporalClient struct {
+	client.Client
+	started  []client.StartWorkflowOptions
+	inputs   []workflows.JobInput
+	startErr error
+	updates  []client.UpdateWorkflowOptions
+	// outcomes are what the updates end with, in order: an error of the call, or one of the handler.
+	calls, handlers []error
+}
+
+func (c *temporalClient) ExecuteWorkflow(_ context.Context, options client.StartWorkflowOptions, _ any, args ...any) (client.WorkflowRun, error) {
+	c.started = append(c.started, options)
+	c.inputs = append(c.inputs, args[0].(workflows.JobInput))
+	return nil, c.startErr
+}
+
+func next(queue *[]error) (err error) {
+	if len(*queue) > 0 {
+		err, *queue = (*queue)[0], (*queue)[1:]
+	}
+	return err
+}
+
+func (c *temporalClient) UpdateWorkflow(_ context.Context, options client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error) {
+	c.updates = append(c.updates, options)
+	if err := next(&c.calls); err != nil {
+		return nil, err
+	}
+	return updateHandle{err: next(&c.handlers)}, nil
+}
+
+type updateHandle struct {
+	client.WorkflowUpdateHandle
+	err error
+}
+
+func (h updateHandle) Get(context.Context, any) error { return h.err }
+
+func newTemporalEngine(f *fixture) (*TemporalEngine, *temporalClient) {
+	c := &temporalClient{}
+	return &TemporalEngine{Client: c, Store: f.store}, c
+}
+
+func TestBegin(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	job := f.create(source)
+	require.NoError(t, f.store.ForgetWorkflows(t.Context()))
+	engine, c := newTemporalEngine(f)
+	require.NoError(t, engine.Begin(t.Context(), job))
+	require.Equal(t, "job/"+job, c.started[0].ID)
+	require.Equal(t, activities.QueueCenter, c.started[0].TaskQueue)
+	require.Equal(t, workflows.JobInput{JobID: job, Status: smc.StatusReady, Lap: 1}, c.inputs[0])
+	missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
+	require.NoError(t, err)
+	require.Empty(t, missing)
+
+	c.startErr = serviceerror.NewWorkflowExecutionAlreadyStarted("closed", "", "")
+	require.NoError(t, engine.Begin(t.Context(), job), "an entity that closed is that of a job that is gone")
+	c.startErr = errors.New("no connection")
+	require.ErrorContains(t, engine.Begin(t.Context(), job), "no connection")
+	require.ErrorIs(t, engine.Begin(t.Context(), "j-none"), store.ErrNotFound)
+}
+
+// What an entity is rebuilt from follows from the store alone.
+func TestEntityInput(t *testing.T) {
+	at := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	once, frequency := false, 6
+	job := &store.Job{
+		JobID: "j-1", Status: smc.StatusWaiting, BusinessStatus: smc.BusinessCleaning, Run: 2, Sequence: 9, HostID: hostID, StartedAt: at,
+		Spec: smc.CreateReplicationJobRequest{RunOnce: &once, Frequency: &frequency},
+	}
+	require.Equal(t, workflows.JobInput{
+		JobID: "j-1", Status: smc.StatusWaiting, BusinessStatus: smc.BusinessCleaning, Run: 2, Lap: 9, HostID: hostID,
+		FirstStartAt: at, Frequency: 6 * time.Hour,
+	}, entityInput(job))
+	for _, status := range []smc.JobStatus{smc.StatusFinished, smc.StatusDeleting} {
+		job.Status = status
+		input := entityInput(job)
+		require.Empty(t, input.HostID)
+		require.Equal(t, hostID, input.ReleaseHost, "what was to be released still is")
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	job := f.create(source)
+	missing := serviceerror.NewNotFound("workflow not found")
+	refused := temporal.NewApplicationError("Start is refused: the job is Running", smc.CodeReplicationJobInvalidStatus)
+	for _, test := range []struct {
+		name            string
+		calls, handlers []error
+		code, message   string // of the *smc.Error; "" is success
+		starts, updates int
+	}{
+		{name: "done", updates: 1},
+		{name: "refused by the validator", calls: []error{refused}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
+		{name: "refused by the handler", handlers: []error{fmt.Errorf("update: %w", refused)}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
+		{name: "entity not started yet", calls: []error{missing}, starts: 1, updates: 2},
+		{name: "entity closed", calls: []error{missing, missing}, code: smc.CodeInvalidJobIDNotFound, message: "gone", starts: 1, updates: 2},
+		{name: "no Temporal", calls: []error{errors.New("connection refused")}, code: smc.CodeInternalError, updates: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			engine, c := newTemporalEngine(f)
+			c.calls, c.handlers = test.calls, test.handlers
+			err := engine.Update(t.Context(), job, workflows.UpdateStart, "R1", struct{}{})
+			require.Len(t, c.started, test.starts)
+			require.Len(t, c.updates, test.updates)
+			for _, options := range c.updates {
+				require.Equal(t, workflows.JobID(job), options.WorkflowID)
+				require.Equal(t, workflows.UpdateStart, options.UpdateName)
+				require.Equal(t, "R1", options.UpdateID)
+				require.Equal(t, client.WorkflowUpdateStageCompleted, options.WaitForStage)
+			}
+			if test.code == "" {
+				require.NoError(t, err)
+				return
+			}
+			refusal := smc.AsError(err)
+			require.Equal(t, test.code, refusal.Code)
+			require.Contains(t, refusal.Message, test.message)
+		})
+	}
+}
+
+func TestUpdateThatIsNotAnswered(t *testing.T) {
+	f := newFixture(t)
+	engine, c := newTemporalEngine(f)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c.calls = []error{client.NewWorkflowUpdateServiceTimeoutOrCanceledError(ctx.Err())}
+	err := engine.Update(ctx, "j-1", workflows.UpdateStop, "R1", struct{}{})
+	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
+	require.Equal(t, http.StatusServiceUnavailable, smc.AsError(err).HTTPStatus)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestUpdateOfAJobThatIsGone(t *testing.T) {
+	f := newFixture(t)
+	engine, c := newTemporalEngine(f)
+	c.calls = []error{serviceerror.NewNotFound("workflow execution already completed")}
+	err := engine.Update(t.Context(), "j-none", workflows.UpdateDelete, "R1", struct{}{})
+	require.Equal(t, smc.CodeInvalidJobIDNotFound, smc.CodeOf(err))
+}
