@@ -22,7 +22,9 @@ func applicationError(err error) error {
 		return err
 	}
 	if errors.Is(err, store.ErrSuperseded) || errors.Is(err, store.ErrFenced) || errors.Is(err, store.ErrSessionClosed) || errors.Is(err, replica.ErrFenced) {
-		return temporal.NewNonRetryableApplicationError(err.Error(), TypeSuperseded, nil)
+		return temporal.NewApplicationErrorWithOptions(err.Error(), TypeSuperseded, temporal.ApplicationErrorOptions{
+			NonRetryable: true, Category: temporal.ApplicationErrorCategoryBenign,
+		})
 	}
 	var smcError *smc.Error
 	if errors.As(err, &smcError) {

@@ -9,7 +9,6 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/temporal"
 
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/fleet"
@@ -41,7 +40,7 @@ func (a *Orchestration) WatchMigrations(ctx context.Context, in WatchMigrationsI
 		}
 	}
 	if len(closed) == 0 {
-		return nil, temporal.NewApplicationError("all migrations are open", TypeUnchanged)
+		return nil, unchanged(nil, "all migrations of fleet %s are open", in.Fleet)
 	}
 	return closed, nil
 }

@@ -45,6 +45,13 @@ func callError(err error) error {
 	return temporal.NewNonRetryableApplicationError(failure.Message, failure.Code, nil)
 }
 
+// unchanged is the error of an attempt that is to be made again; it is no reason for alarm.
+func unchanged(cause error, format string, args ...any) error {
+	return temporal.NewApplicationErrorWithOptions(fmt.Sprintf(format, args...), TypeUnchanged, temporal.ApplicationErrorOptions{
+		Cause: cause, Category: temporal.ApplicationErrorCategoryBenign,
+	})
+}
+
 // ResolvedServer is a source server that an entry of a manifest stands for.
 type ResolvedServer struct {
 	Wave     int // index of the wave
@@ -246,10 +253,10 @@ func (a *SMC) AwaitJob(ctx context.Context, in AwaitJobInput) (*JobView, error) 
 	view, err := a.DescribeJob(ctx, in.JobID)
 	if err != nil {
 		// A key that was withdrawn, an endpoint that answers nonsense: whoever mends it, the migration is still there.
-		return nil, temporal.NewApplicationErrorWithCause(err.Error(), TypeUnchanged, err)
+		return nil, unchanged(err, "job %s could not be looked at", in.JobID)
 	}
 	if slices.Contains(in.While, view.Status) {
-		return nil, temporal.NewApplicationError(fmt.Sprintf("job %s is still %s", in.JobID, view.Status), TypeUnchanged)
+		return nil, unchanged(nil, "job %s is still %s", in.JobID, view.Status)
 	}
 	return view, nil
 }
@@ -317,7 +324,7 @@ func (a *SMC) RemoveJob(ctx context.Context, jobID string) error {
 	if err != nil {
 		return callError(err)
 	}
-	return temporal.NewApplicationError(fmt.Sprintf("job %s %s", jobID, did), TypeUnchanged)
+	return unchanged(nil, "job %s %s", jobID, did)
 }
 
 // VerifyImageInput names the image a migration delivered.

@@ -70,6 +70,9 @@ type ServerConfig struct {
 	RebuildEntities bool
 }
 
+// followInterval is how late, at most, an event or an agent learns of what another process committed.
+const followInterval = 200 * time.Millisecond
+
 // shutdownGrace is how long requests that are under way may take to end.
 const shutdownGrace = 3 * time.Second
 
@@ -127,6 +130,9 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return relay.Run(ctx) })
 	group.Go(func() error { return wakeRelay(ctx, record, relay) })
+	group.Go(func() error {
+		return record.Follow(ctx, followInterval, func(err error) { log.Warn("the database does not answer", zap.Error(err)) })
+	})
 	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
 	group.Go(func() error { return serveHTTP(ctx, config.Listen, endpoint.Handler(), log.Named("endpoint")) })
 	return untilStopped(ctx, group.Wait())

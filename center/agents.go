@@ -16,8 +16,8 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-// workPoll is how often a waiting request for work looks at the store: another process may have changed it.
-const workPoll = 2 * time.Second
+// workPoll is how often a waiting request for work looks at the store although nothing told it to.
+const workPoll = 15 * time.Second
 
 // sessionTokenLife is how long a session token is good for. The epoch of its session is what ends it in fact.
 const sessionTokenLife = 90 * 24 * time.Hour

@@ -125,12 +125,12 @@ func (s *Store) Close() error { return s.db.Close() }
 // Ping reports whether the database answers.
 func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 
-// OutboxChanged returns a channel that is closed at this process's next commit that wrote an event. Other processes'
-// commits do not close it: wait with a time-out too.
+// OutboxChanged returns a channel that is closed at the next commit that wrote an event: of this process at once, of
+// another one as soon as Follow sees it.
 func (s *Store) OutboxChanged() <-chan struct{} { return s.outboxChanged.wait() }
 
-// WorkChanged returns a channel that is closed at this process's next commit that changed what the agent of a source
-// should do, and a function that ends the wait. Other processes' commits do not close it: wait with a time-out too.
+// WorkChanged returns a channel that is closed at the next commit that changed what the agent of a source should do, and
+// a function that ends the wait. A commit of another process is noticed as soon as Follow sees it.
 func (s *Store) WorkChanged(sourceID string) (changed <-chan struct{}, done func()) {
 	return s.workChanged.wait(sourceID)
 }

@@ -229,9 +229,10 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 			if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = ? WHERE job_id = ? AND number = ?`, bytesTotal, jobID, run); err != nil {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters) VALUES (?, ?, ?, 1, 1, 2, ?, ?)
+			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters, change)
+				VALUES (?, ?, ?, 1, 1, 2, ?, ?, `+nextChange+`)
 				ON CONFLICT (source_id) DO UPDATE SET job_id = excluded.job_id, run = excluded.run, epoch = sync_sessions.epoch + 1, open = 1,
-				generation = sync_sessions.generation + 1, host_url = excluded.host_url, parameters = excluded.parameters`,
+				generation = sync_sessions.generation + 1, host_url = excluded.host_url, parameters = excluded.parameters, change = excluded.change`,
 				job.SourceID, jobID, run, hostURL, string(parameters))
 			return err
 		},
@@ -239,9 +240,12 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 	return err
 }
 
+// nextChange numbers a change of a session.
+const nextChange = `(SELECT COALESCE(MAX(change), 0) + 1 FROM sync_sessions)`
+
 // closeSession ends the session of a job: its epoch is raised, so that no writer is left, and its agent is told to stop.
 func closeSession(ctx context.Context, tx *sql.Tx, jobID string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1 WHERE job_id = ? AND open = 1`, jobID)
+	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+nextChange+` WHERE job_id = ? AND open = 1`, jobID)
 	return err
 }
 

@@ -114,7 +114,8 @@ CREATE TABLE replication_runs (
 );
 
 -- One row per source: the sync its agent should be doing, and the epoch that fences it (DESIGN: Fencing).
--- generation changes whenever the agent has something new to learn.
+-- generation changes whenever the agent has something new to learn; change numbers those changes over all sources, so
+-- that a process can ask what others changed.
 CREATE TABLE sync_sessions (
     source_id   TEXT PRIMARY KEY,
     job_id      TEXT NOT NULL,
@@ -123,8 +124,10 @@ CREATE TABLE sync_sessions (
     open        INTEGER NOT NULL,
     generation  BIGINT NOT NULL,
     host_url    TEXT NOT NULL,
-    parameters  TEXT NOT NULL
+    parameters  TEXT NOT NULL,
+    change      BIGINT NOT NULL
 );
+CREATE INDEX sync_sessions_change ON sync_sessions (change);
 CREATE INDEX sync_sessions_job ON sync_sessions (job_id);
 
 CREATE TABLE images (
