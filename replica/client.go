@@ -26,6 +26,7 @@ func NewClient(tlsConfig *tls.Config) *http.Client {
 		MaxIdleConnsPerHost:   maxStreams + 2,
 		IdleConnTimeout:       90 * time.Second,
 		ResponseHeaderTimeout: 5 * time.Minute,
+		ExpectContinueTimeout: 10 * time.Second,
 		DisableCompression:    true,
 		ReadBufferSize:        256 << 10,
 	}}
@@ -107,7 +108,8 @@ func (c apiClient) get(ctx context.Context, path string) (io.ReadCloser, error) 
 	return resp.Body, nil
 }
 
-func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts string, body io.ReadCloser, length int64) error {
+// put sends a window. With ask, the host is asked first whether it takes it.
+func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts string, body io.ReadCloser, length int64, ask bool) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+path, body)
 	if err != nil {
 		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
@@ -116,6 +118,9 @@ func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.Header.Set(epochHeader, strconv.FormatInt(epoch, 10))
 	req.Header.Set(sentHeader, sentCounts)
+	if ask {
+		req.Header.Set("Expect", "100-continue")
+	}
 	resp, err := c.do(req)
 	if err != nil {
 		return err

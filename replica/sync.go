@@ -380,7 +380,12 @@ func (s *sender) pass(ctx context.Context) error {
 		group.Go(func() error {
 			defer streams.Done()
 			for w := range p.windows {
-				if err := s.retry(ctx, func() error { return s.put(ctx, w) }); err != nil {
+				again := false
+				if err := s.retry(ctx, func() error {
+					err := s.put(ctx, w, again)
+					again = true
+					return err
+				}); err != nil {
 					return err
 				}
 				w.body = w.body[:0]
@@ -694,11 +699,12 @@ func (p *pass) hand(ctx context.Context) error {
 	}
 }
 
-// put sends a window once.
-func (s *sender) put(ctx context.Context, w *window) error {
+// put sends a window once. When it is sent again, the host is asked first: one that was restarted has no session yet and
+// would have some of the window sent for nothing.
+func (s *sender) put(ctx context.Context, w *window, again bool) error {
 	counts := sent{Wire: s.wire.Add(int64(len(w.body))), Raw: s.raw.Add(int64(w.raw))}
 	body := &windowBody{ctx: ctx, limiter: s.limiter, rest: w.body}
-	err := s.api.put(ctx, s.path(fmt.Sprintf("/disks/%d/frames", w.disk.Index)), s.epoch, formatSent(s.id, counts), body, int64(len(w.body)))
+	err := s.api.put(ctx, s.path(fmt.Sprintf("/disks/%d/frames", w.disk.Index)), s.epoch, formatSent(s.id, counts), body, int64(len(w.body)), again)
 	if left := body.stop(); left > 0 {
 		// What never left is not sent: a host that is away costs nothing.
 		s.wire.Add(-left)
