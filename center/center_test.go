@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
@@ -94,7 +94,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	record, err := store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"))
+	record, err := store.Open(t.Context(), storetest.URL(t))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, record.Close()) })
 	f := &fixture{t: t, store: record, engine: &engine{store: record}, arrived: make(chan string, 100)}

@@ -23,7 +23,7 @@ func HashSecret(secret string) string {
 
 // PutAccessKey stores a key pair, replacing one of the same id.
 func (s *Store) PutAccessKey(ctx context.Context, key AccessKey) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO access_keys (access_key_id, secret, account_id, created_at) VALUES (?, ?, ?, ?)
 			ON CONFLICT (access_key_id) DO UPDATE SET secret = excluded.secret, account_id = excluded.account_id`,
 			key.AccessKeyID, key.Secret, key.AccountID, millis(s.now()))
@@ -44,7 +44,7 @@ func (s *Store) AccessKey(ctx context.Context, id string) (AccessKey, error) {
 // UseNonce records a signature nonce until expires and reports whether it was new.
 func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires time.Time) (bool, error) {
 	fresh := false
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *transaction) error {
 		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO nonces (access_key_id, nonce, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
 			accessKeyID, nonce, millis(expires)))
 		fresh = n == 1
@@ -55,7 +55,7 @@ func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires
 
 // ForgetNonces drops the nonces that have expired.
 func (s *Store) ForgetNonces(ctx context.Context) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM nonces WHERE expires_at < ?`, millis(s.now()))
 		return err
 	})
@@ -63,7 +63,7 @@ func (s *Store) ForgetNonces(ctx context.Context) error {
 
 // CreateAccessToken stores an activation code's record; code is kept as a hash.
 func (s *Store) CreateAccessToken(ctx context.Context, token AccessToken, code string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO access_tokens
 			(access_token_id, account_id, region_id, name, description, code_hash, max_count, ttl_days, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			token.AccessTokenID, token.AccountID, token.RegionID, token.Name, token.Description, HashSecret(code), token.Count, token.TTLDays, millis(s.now()))
@@ -84,7 +84,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 	if err != nil {
 		return nil, err
 	}
-	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
+	err = s.writeEvents(ctx, func(tx *transaction) error {
 		var tokenID string
 		var maxCount, used, ttl, disabled int
 		var created int64
@@ -139,7 +139,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 }
 
 // reregister hands a new agent token to the source that instance registered before; nil when there is none.
-func (s *Store) reregister(ctx context.Context, tx *sql.Tx, accountID, instance, name, agentToken string) (*Source, error) {
+func (s *Store) reregister(ctx context.Context, tx *transaction, accountID, instance, name, agentToken string) (*Source, error) {
 	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND instance = ?`, accountID, instance))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil

@@ -61,7 +61,7 @@ func (s *Store) ImageOfRun(ctx context.Context, jobID string, run int) (string, 
 
 // ImagesOverLimit returns the earliest images of a job beyond the newest keep (CONTRACT: MaxNumberOfImageToKeep).
 func (s *Store) ImagesOverLimit(ctx context.Context, jobID string, keep int) ([]*Image, error) {
-	rows, err := s.db.QueryContext(ctx, selectImage+` WHERE job_id = ? ORDER BY run DESC LIMIT -1 OFFSET ?`, jobID, keep)
+	rows, err := s.db.QueryContext(ctx, selectImage+` WHERE job_id = ? ORDER BY run DESC LIMIT 1000000 OFFSET ?`, jobID, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (s *Store) ImagesOverLimit(ctx context.Context, jobID string, keep int) ([]
 
 // DeleteImage forgets an image; its files go first.
 func (s *Store) DeleteImage(ctx context.Context, imageID string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM images WHERE image_id = ?`, imageID)
 		return err
 	})

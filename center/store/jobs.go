@@ -114,7 +114,7 @@ func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
 func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, quota int) (jobID string, err error) {
 	now := s.now().UTC()
 	digest := smc.CreateReplicationJob.Fingerprint(&spec)
-	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
+	err = s.writeEvents(ctx, func(tx *transaction) error {
 		if spec.ClientToken != nil && *spec.ClientToken != "" {
 			var known string
 			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, accountID, *spec.ClientToken).Scan(&jobID, &known)
@@ -175,7 +175,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 }
 
 // freeSource returns the job's source if it can be given a job: it exists, no unfinished job holds it, it is Available.
-func (s *Store) freeSource(ctx context.Context, tx *sql.Tx, job *Job) (*Source, error) {
+func (s *Store) freeSource(ctx context.Context, tx *transaction, job *Job) (*Source, error) {
 	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`, job.AccountID, job.SourceID))
 	if errors.Is(err, ErrNotFound) {
 		return nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist: DescribeSourceServers lists those there are", job.SourceID)
@@ -241,7 +241,7 @@ func fitToSource(job *Job, source *Source) error {
 
 // freeNames refuses a job name or image name that another job holds. The unique indexes hold the same rule; asking
 // first gives the better message.
-func (s *Store) freeNames(ctx context.Context, tx *sql.Tx, job *Job) error {
+func (s *Store) freeNames(ctx context.Context, tx *transaction, job *Job) error {
 	var holder string
 	err := tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> ''`, job.AccountID, job.Name).Scan(&holder)
 	if err == nil {
@@ -275,7 +275,7 @@ func (s *Store) JobsWithoutWorkflow(ctx context.Context, limit int) ([]string, e
 
 // MarkWorkflowStarted records that a job's entity workflow runs.
 func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 1 WHERE job_id = ?`, jobID)
 		return err
 	})
@@ -284,7 +284,7 @@ func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
 // ForgetWorkflows records that no entity workflow runs, because Temporal starts empty: the sweep starts them again
 // from the store (DESIGN: Temporal is the engine, the store is the record).
 func (s *Store) ForgetWorkflows(ctx context.Context) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 0`)
 		return err
 	})

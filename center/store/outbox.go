@@ -37,7 +37,7 @@ func (s *Store) Pending(ctx context.Context, limit int) ([]events.Record, error)
 
 // MarkPublished implements events.Outbox: it records where in the stream an event stands.
 func (s *Store) MarkPublished(ctx context.Context, eventID string, streamSequence uint64) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = ?, published = 1 WHERE event_id = ?`, streamSequence, eventID))
 		if err == nil && n == 0 {
 			err = fmt.Errorf("event %s: %w", eventID, ErrNotFound)
@@ -56,7 +56,7 @@ func (s *Store) Events(ctx context.Context, resourceID string) ([]events.Record,
 }
 
 // enqueue numbers nothing: it puts a numbered event into the outbox, under the key of its transition.
-func (s *Store) enqueue(ctx context.Context, tx *sql.Tx, resourceID, key string, payload events.Payload) error {
+func (s *Store) enqueue(ctx context.Context, tx *transaction, resourceID, key string, payload events.Payload) error {
 	record, err := events.NewRecord(payload)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *Store) enqueue(ctx context.Context, tx *sql.Tx, resourceID, key string,
 }
 
 // written reports whether a transition of that key is in the outbox already.
-func written(ctx context.Context, tx *sql.Tx, resourceID, key string) (bool, error) {
+func written(ctx context.Context, tx *transaction, resourceID, key string) (bool, error) {
 	var one int
 	err := tx.QueryRowContext(ctx, `SELECT 1 FROM outbox WHERE resource_id = ? AND transition_key = ?`, resourceID, key).Scan(&one)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -21,7 +21,7 @@ var ErrFenced = errors.New("fenced: the epoch of the sync session was raised")
 // RaiseEpoch gives a new writer of a job's open session its epoch; every earlier writer is fenced by it.
 func (s *Store) RaiseEpoch(ctx context.Context, jobID string, run int) (int64, error) {
 	var epoch int64
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *transaction) error {
 		err := tx.QueryRowContext(ctx, `UPDATE sync_sessions SET epoch = epoch + 1 WHERE job_id = ? AND run = ? AND open = 1 RETURNING epoch`,
 			jobID, run).Scan(&epoch)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -93,7 +93,7 @@ const hostAlive = 30 * time.Second
 
 // HostHeartbeat records that a transition host lives, and where it listens.
 func (s *Store) HostHeartbeat(ctx context.Context, hostID, url string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO hosts (host_id, url, heartbeat_at) VALUES (?, ?, ?)
 			ON CONFLICT (host_id) DO UPDATE SET url = excluded.url, heartbeat_at = excluded.heartbeat_at`, hostID, url, millis(s.now()))
 		return err
@@ -111,7 +111,7 @@ func (s *Store) HostURL(ctx context.Context, hostID string) (string, error) {
 }
 
 // pickHost chooses the live transition host with the fewest jobs.
-func (s *Store) pickHost(ctx context.Context, tx *sql.Tx) (string, error) {
+func (s *Store) pickHost(ctx context.Context, tx *transaction) (string, error) {
 	var hostID string
 	err := tx.QueryRowContext(ctx, `SELECT h.host_id FROM hosts h LEFT JOIN replication_jobs j ON j.host_id = h.host_id
 		WHERE h.heartbeat_at >= ? GROUP BY h.host_id ORDER BY COUNT(j.job_id), h.host_id LIMIT 1`, millis(s.now().Add(-hostAlive))).Scan(&hostID)

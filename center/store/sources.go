@@ -75,7 +75,7 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 	if err != nil {
 		return err
 	}
-	return s.writeEvents(ctx, func(tx *sql.Tx) error {
+	return s.writeEvents(ctx, func(tx *transaction) error {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
 		if err != nil {
 			return fmt.Errorf("source %s: %w", sourceID, err)
@@ -100,7 +100,7 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 		return nil, err
 	}
 	var ids []string
-	err = s.writeEvents(ctx, func(tx *sql.Tx) error {
+	err = s.writeEvents(ctx, func(tx *transaction) error {
 		ids = nil
 		for _, candidate := range stale {
 			source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, candidate.SourceID))
@@ -122,7 +122,7 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 
 // moveSource gives a source the State that follows from the record: Unavailable with errorCode when one is given,
 // else InUse while a job of it is Running, else Available. It writes an event when that is a change.
-func (s *Store) moveSource(ctx context.Context, tx *sql.Tx, source *Source, errorCode string) error {
+func (s *Store) moveSource(ctx context.Context, tx *transaction, source *Source, errorCode string) error {
 	previous := source.State
 	var running int
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs WHERE source_id = ? AND status = ?`,
@@ -180,7 +180,7 @@ func (c *conditions) in(column string, values []string) {
 
 func (c *conditions) String() string { return " WHERE " + strings.Join(c.clauses, " AND ") }
 
-func list[T any](ctx context.Context, db *sql.DB, selectRows, table, order string, where *conditions, page Page, scan func(rowScanner) (T, error)) ([]T, int, error) {
+func list[T any](ctx context.Context, db *database, selectRows, table, order string, where *conditions, page Page, scan func(rowScanner) (T, error)) ([]T, int, error) {
 	var total int
 	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table+where.String(), where.args...).Scan(&total); err != nil {
 		return nil, 0, err

@@ -15,15 +15,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/pressly/goose/v3"
-	"golang.org/x/sys/unix"
-	_ "modernc.org/sqlite" // registers the database/sql driver "sqlite"
 )
 
 //go:embed migrations
@@ -38,11 +31,8 @@ var ErrSuperseded = errors.New("superseded: the job was moved by another operati
 
 // Store is the center's database. It is safe for concurrent use, also by several processes on one database.
 type Store struct {
-	db *sql.DB
-	// writer admits one write transaction of this process at a time. SQLite has a single writer anyway; queueing
-	// here is fair and wakes at once, its busy handler polls.
-	writer chan struct{}
-	now    func() time.Time
+	db  *database
+	now func() time.Time
 	// outboxChanged tells of commits that wrote to the outbox, workChanged of commits that gave a source's agent
 	// something new to do.
 	outboxChanged notifier
@@ -55,68 +45,41 @@ type Option func(*Store)
 // WithClock replaces time.Now, for tests.
 func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
 
-// Open opens the database named by databaseURL and brings its schema up to date.
-// The form is sqlite:///absolute/path; the file and its folder are made when absent.
+// Open opens the database named by databaseURL and brings its schema up to date: sqlite:///absolute/path, whose file and
+// folder are made when absent, or postgres://user:password@host:port/database.
 func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, error) {
-	path, err := sqlitePath(databaseURL)
+	db, err := open(databaseURL)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the database: %w", err)
-	}
-	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(15000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
-	}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	db.SetMaxOpenConns(8)
-	db.SetMaxIdleConns(8)
-	s := &Store{db: db, writer: make(chan struct{}, 1), now: time.Now, outboxChanged: newNotifier()}
+	s := &Store{db: db, now: time.Now, outboxChanged: newNotifier()}
 	for _, option := range options {
 		option(s)
 	}
-	if err := s.migrate(ctx, path+".migration"); err != nil {
+	if err := s.migrate(ctx); err != nil {
 		_ = db.Close()
-		return nil, fmt.Errorf("migrate database %s: %w", path, err)
+		return nil, fmt.Errorf("bring the database's schema up to date: %w", err)
 	}
 	return s, nil
 }
 
-func sqlitePath(databaseURL string) (string, error) {
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		return "", fmt.Errorf("DATABASE_URL: %w", err)
-	}
-	if u.Scheme != "sqlite" || u.Host != "" || !filepath.IsAbs(u.Path) {
-		return "", fmt.Errorf("DATABASE_URL %q: want sqlite:///absolute/path", u.Redacted())
-	}
-	return u.Path, nil
-}
-
-// migrate brings the schema up to date. Processes that open a database at the same moment take turns: SQLite lets a
-// migration run in a transaction, but not two at once.
-func (s *Store) migrate(ctx context.Context, lockPath string) error {
-	lock, err := os.OpenFile(lockPath, os.O_CREATE|os.O_RDWR, 0o600)
+func (s *Store) migrate(ctx context.Context) error {
+	provider, unlock, err := s.db.provider(s.db.DB)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Close() }() // and with it the lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", lockPath, err)
-	}
-	folder, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, s.db, folder)
-	if err != nil {
-		return err
-	}
+	defer unlock()
 	_, err = provider.Up(ctx)
 	return err
+}
+
+// migrationsOf returns the schema's history for a database.
+func migrationsOf(name string) fs.FS {
+	folder, err := fs.Sub(migrations, "migrations/"+name)
+	if err != nil {
+		panic(err) // the folder is embedded
+	}
+	return folder
 }
 
 // Close closes the database.
@@ -136,7 +99,7 @@ func (s *Store) WorkChanged(sourceID string) (changed <-chan struct{}, done func
 }
 
 // writeEvents runs fn, which writes events, in a write transaction, and wakes the relay.
-func (s *Store) writeEvents(ctx context.Context, fn func(*sql.Tx) error) error {
+func (s *Store) writeEvents(ctx context.Context, fn func(*transaction) error) error {
 	if err := s.write(ctx, fn); err != nil {
 		return err
 	}
@@ -144,26 +107,9 @@ func (s *Store) writeEvents(ctx context.Context, fn func(*sql.Tx) error) error {
 	return nil
 }
 
-// write runs fn in a write transaction.
-func (s *Store) write(ctx context.Context, fn func(*sql.Tx) error) error {
-	select {
-	case s.writer <- struct{}{}:
-		defer func() { <-s.writer }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	if err := fn(tx); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+// write runs fn in a write transaction; it may run several times.
+func (s *Store) write(ctx context.Context, fn func(*transaction) error) error {
+	return s.db.write(ctx, fn)
 }
 
 // Setting returns the stored value of name; when there is none it stores what generate returns, once for all
@@ -174,7 +120,7 @@ func (s *Store) Setting(ctx context.Context, name string, generate func() string
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return value, err
 	}
-	err = s.write(ctx, func(tx *sql.Tx) error {
+	err = s.write(ctx, func(tx *transaction) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, generate()); err != nil {
 			return err
 		}

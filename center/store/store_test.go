@@ -2,12 +2,10 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
@@ -60,7 +59,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{
 		t: t, ctx: t.Context(), clock: &clock{now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)},
-		url: "sqlite://" + filepath.Join(t.TempDir(), "folder", "center.db"),
+		url: storetest.URL(t),
 	}
 	f.Store = f.open()
 	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
@@ -662,7 +661,7 @@ func TestRegistration(t *testing.T) {
 	require.ErrorContains(t, err, "expired")
 
 	disabled := f.code(5)
-	require.NoError(t, f.write(f.ctx, func(tx *sql.Tx) error {
+	require.NoError(t, f.write(f.ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(f.ctx, `UPDATE access_tokens SET disabled = 1 WHERE code_hash = ?`, HashSecret(disabled))
 		return err
 	}))
@@ -707,7 +706,7 @@ func TestCreateRules(t *testing.T) {
 	holder.Name, holder.ImageName = pointer("taken"), pointer("golden")
 	holderID := f.create(holder)
 	away := f.source("away")
-	require.NoError(t, f.write(f.ctx, func(tx *sql.Tx) error {
+	require.NoError(t, f.write(f.ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(f.ctx, `UPDATE source_servers SET state = 'Unavailable' WHERE source_id = ?`, away.SourceID)
 		return err
 	}))
@@ -1033,14 +1032,14 @@ func TestSettingIsMadeOnce(t *testing.T) {
 }
 
 func TestOpenRefusesOtherURLs(t *testing.T) {
-	for _, url := range []string{"postgres://host/db", "sqlite://relative.db", "center.db", "sqlite:///a%zz", ""} {
+	for _, url := range []string{"mysql://host/db", "sqlite://relative.db", "center.db", "sqlite:///a%zz", ""} {
 		_, err := Open(t.Context(), url)
 		require.ErrorContains(t, err, "DATABASE_URL", url)
 	}
 }
 
 func TestProcessesOpenAtOnce(t *testing.T) {
-	url := "sqlite://" + filepath.Join(t.TempDir(), "center.db")
+	url := storetest.URL(t)
 	var group errgroup.Group
 	for range 6 {
 		group.Go(func() error {
@@ -1054,20 +1053,20 @@ func TestProcessesOpenAtOnce(t *testing.T) {
 	require.NoError(t, group.Wait())
 }
 
-// killedEnv names the database in which the process of TestKilledProcess writes until it is killed.
+// killedEnv names the job and the database in which the process of TestKilledProcess writes until it is killed.
 const killedEnv = "DROVER_TEST_KILLED_DATABASE"
 
 // What a killed process committed is there, whole, and what it had not committed is not.
 func TestKilledProcess(t *testing.T) {
-	if url := os.Getenv(killedEnv); url != "" {
-		writeUntilKilled(t, url)
+	if what := os.Getenv(killedEnv); what != "" {
+		writeUntilKilled(t, what)
 		return
 	}
 	f := newFixture(t)
 	id := f.create(spec(f.source("web").SourceID))
 	f.start(id, "start", smc.TriggerStart)
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledProcess$")
-	command.Env = append(os.Environ(), killedEnv+"="+f.url+"?"+id)
+	command.Env = append(os.Environ(), killedEnv+"="+id+" "+f.url)
 	out, err := command.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, command.Start())
@@ -1086,13 +1085,13 @@ func TestKilledProcess(t *testing.T) {
 	require.NoError(t, s.EndSync(f.ctx, id, "process", 1), "its lock died with it")
 }
 
-func writeUntilKilled(t *testing.T, url string) {
+func writeUntilKilled(t *testing.T, what string) {
 	t.Helper()
-	url, id, _ := strings.Cut(url, "?")
+	id, url, _ := strings.Cut(what, " ")
 	s, err := Open(t.Context(), url)
 	require.NoError(t, err)
 	require.NoError(t, s.BeginSync(t.Context(), id, "sync", 1, hostURL, 1))
-	require.NoError(t, s.write(t.Context(), func(tx *sql.Tx) error {
+	require.NoError(t, s.write(t.Context(), func(tx *transaction) error {
 		_, err := tx.ExecContext(t.Context(), `UPDATE replication_jobs SET business_status = 'Cleaning', sequence = 99`)
 		require.NoError(t, err)
 		_, err = os.Stdout.WriteString(".")

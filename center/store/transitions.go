@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,14 +18,14 @@ type change struct {
 	// from says whether the transition may happen; nil error means yes. It sees the row as it is in the transaction.
 	from func(*Job) error
 	// apply changes the job; what it sets is written, and further rows may be written with tx.
-	apply func(tx *sql.Tx, job *Job) error
+	apply func(tx *transaction, job *Job) error
 }
 
 // transition writes a change of a job, its event and the state of its source in one transaction, and returns the job
 // as it is afterwards. A key that was written before makes it a no-op.
 func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	var job *Job
-	err := s.writeEvents(ctx, func(tx *sql.Tx) error {
+	err := s.writeEvents(ctx, func(tx *transaction) error {
 		var err error
 		job, err = scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, c.jobID))
 		if errors.Is(err, ErrNotFound) {
@@ -55,7 +54,7 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 }
 
 // writeTransition updates the job's row, writes its event and moves its source along.
-func (s *Store) writeTransition(ctx context.Context, tx *sql.Tx, previous, job *Job, key string) error {
+func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, job *Job, key string) error {
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
 		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ? WHERE job_id = ?`,
 		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
@@ -82,7 +81,7 @@ func (s *Store) writeTransition(ctx context.Context, tx *sql.Tx, previous, job *
 }
 
 // jobEvent numbers a transition of a job and puts its event into the outbox.
-func (s *Store) jobEvent(ctx context.Context, tx *sql.Tx, previous, job *Job, key string) error {
+func (s *Store) jobEvent(ctx context.Context, tx *transaction, previous, job *Job, key string) error {
 	job.Sequence++
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
 		return err
@@ -108,7 +107,7 @@ func businessStatus(job *Job) string {
 }
 
 // sourceEvent writes a source's State, numbers the transition and puts its event into the outbox.
-func (s *Store) sourceEvent(ctx context.Context, tx *sql.Tx, source *Source, previous smc.SourceState, key string) error {
+func (s *Store) sourceEvent(ctx context.Context, tx *transaction, source *Source, previous smc.SourceState, key string) error {
 	source.Sequence++
 	if key == "" {
 		key = fmt.Sprintf("%s/%d", source.State, source.Sequence)
@@ -140,7 +139,7 @@ func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Tri
 	job, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return smc.Allowed(trigger, job.state()) },
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			if err := s.requireSource(ctx, tx, job.SourceID); err != nil {
 				return err
 			}
@@ -184,7 +183,7 @@ func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Tri
 	return &RunStart{Run: job.Run, Type: job.RunType, BusinessStatus: job.BusinessStatus, HostID: job.HostID, Lap: job.Sequence}, nil
 }
 
-func (s *Store) requireSource(ctx context.Context, tx *sql.Tx, sourceID string) error {
+func (s *Store) requireSource(ctx context.Context, tx *transaction, sourceID string) error {
 	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
 	if errors.Is(err, ErrNotFound) {
 		return smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s does not exist any more", sourceID)
@@ -199,7 +198,7 @@ func (s *Store) requireSource(ctx context.Context, tx *sql.Tx, sourceID string) 
 }
 
 // setRun writes the status of the job's current run.
-func setRun(ctx context.Context, tx *sql.Tx, job *Job, status smc.RunStatus, ended time.Time) error {
+func setRun(ctx context.Context, tx *transaction, job *Job, status smc.RunStatus, ended time.Time) error {
 	_, err := tx.ExecContext(ctx, `UPDATE replication_runs SET status = ?, ended_at = ? WHERE job_id = ? AND number = ?`,
 		string(status), millis(ended), job.JobID, job.Run)
 	return err
@@ -220,7 +219,7 @@ func inPhase(run int, phase smc.BusinessStatus) func(*Job) error {
 func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostURL string, bytesTotal int64) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessPreparing),
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			job.BusinessStatus = smc.BusinessSyncing
 			parameters, err := json.Marshal(job.Parameters())
 			if err != nil {
@@ -230,7 +229,7 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 				return err
 			}
 			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters, change)
-				VALUES (?, ?, ?, 1, 1, 2, ?, ?, `+nextChange+`)
+				VALUES (?, ?, ?, 1, 1, 2, ?, ?, `+tx.nextChange()+`)
 				ON CONFLICT (source_id) DO UPDATE SET job_id = excluded.job_id, run = excluded.run, epoch = sync_sessions.epoch + 1, open = 1,
 				generation = sync_sessions.generation + 1, host_url = excluded.host_url, parameters = excluded.parameters, change = excluded.change`,
 				job.SourceID, jobID, run, hostURL, string(parameters))
@@ -240,12 +239,9 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 	return err
 }
 
-// nextChange numbers a change of a session.
-const nextChange = `(SELECT COALESCE(MAX(change), 0) + 1 FROM sync_sessions)`
-
 // closeSession ends the session of a job: its epoch is raised, so that no writer is left, and its agent is told to stop.
-func closeSession(ctx context.Context, tx *sql.Tx, jobID string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+nextChange+` WHERE job_id = ? AND open = 1`, jobID)
+func closeSession(ctx context.Context, tx *transaction, jobID string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+tx.nextChange()+` WHERE job_id = ? AND open = 1`, jobID)
 	return err
 }
 
@@ -253,7 +249,7 @@ func closeSession(ctx context.Context, tx *sql.Tx, jobID string) error {
 func (s *Store) EndSync(ctx context.Context, jobID, key string, run int) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessSyncing),
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			job.BusinessStatus = smc.BusinessProcessing
 			job.Progress = max(job.Progress, progressSynced)
 			return closeSession(ctx, tx, jobID)
@@ -266,7 +262,7 @@ func (s *Store) EndSync(ctx context.Context, jobID, key string, run int) error {
 func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing),
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			description, err := json.Marshal(disks)
 			if err != nil {
 				return err
@@ -291,7 +287,7 @@ func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, i
 
 // freeImageName names the image of the current run: ImageName, with _CYCLE_<n> for an incremental job, and with
 // _<JobId> when an image of that name exists (CONTRACT: Jobs: states).
-func (s *Store) freeImageName(ctx context.Context, tx *sql.Tx, job *Job) (string, error) {
+func (s *Store) freeImageName(ctx context.Context, tx *transaction, job *Job) (string, error) {
 	suffix := ""
 	if !job.RunOnce() {
 		suffix = fmt.Sprintf("_CYCLE_%d", job.Run)
@@ -310,7 +306,7 @@ func (s *Store) freeImageName(ctx context.Context, tx *sql.Tx, job *Job) (string
 func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released bool) (smc.JobStatus, error) {
 	job, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessCleaning),
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			now := s.now().UTC()
 			job.Status = smc.StatusWaiting
 			if job.Final() {
@@ -334,7 +330,7 @@ func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return inPhase(run, job.BusinessStatus)(job) },
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusInError, code, info
 			if err := setRun(ctx, tx, job, smc.RunFailed, s.now().UTC()); err != nil {
 				return err
@@ -351,7 +347,7 @@ func (s *Store) Stop(ctx context.Context, jobID, key string) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return smc.Allowed(smc.TriggerStop, job.state()) },
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			job.Status = smc.StatusStopped
 			if err := setRun(ctx, tx, job, smc.RunStopped, s.now().UTC()); err != nil {
 				return err
@@ -367,7 +363,7 @@ func (s *Store) FinishCutOver(ctx context.Context, jobID, key string) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return smc.Allowed(smc.TriggerCutOver, job.state()) },
-		apply: func(_ *sql.Tx, job *Job) error {
+		apply: func(_ *transaction, job *Job) error {
 			job.Status, job.CutOver, job.EndedAt = smc.StatusFinished, CutOverAsIs, s.now().UTC()
 			return nil
 		},
@@ -380,7 +376,7 @@ func (s *Store) BeginDelete(ctx context.Context, jobID, key string) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return smc.Allowed(smc.TriggerDelete, job.state()) },
-		apply: func(tx *sql.Tx, job *Job) error {
+		apply: func(tx *transaction, job *Job) error {
 			job.Status = smc.StatusDeleting
 			return closeSession(ctx, tx, jobID)
 		},
@@ -394,7 +390,7 @@ const statusDeleted smc.JobStatus = "Deleted"
 // EndDelete removes a job that is Deleting and whose staging was released, and tells the world so. Its images stay.
 // A job that is gone already is no error.
 func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
-	return s.writeEvents(ctx, func(tx *sql.Tx) error {
+	return s.writeEvents(ctx, func(tx *transaction) error {
 		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
 		if errors.Is(err, ErrNotFound) {
 			return nil
@@ -425,7 +421,7 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 
 // MarkReleased records that the staging of a job is gone from its host.
 func (s *Store) MarkReleased(ctx context.Context, jobID string) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET host_id = '' WHERE job_id = ?`, jobID)
 		return err
 	})
@@ -453,13 +449,13 @@ func (p SyncProgress) Percent() float64 {
 
 // UpdateProgress records how far a run is. No figure but the rate ever goes backwards (DESIGN: Progress is data).
 func (s *Store) UpdateProgress(ctx context.Context, jobID string, run int, p SyncProgress) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = MAX(bytes_total, ?), bytes_read = MAX(bytes_read, ?),
-			bytes_sent = MAX(bytes_sent, ?), bytes_sent_raw = MAX(bytes_sent_raw, ?), rate = ? WHERE job_id = ? AND number = ?`,
+	return s.write(ctx, func(tx *transaction) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = `+tx.greatest("bytes_total", "?")+`, bytes_read = `+tx.greatest("bytes_read", "?")+`,
+			bytes_sent = `+tx.greatest("bytes_sent", "?")+`, bytes_sent_raw = `+tx.greatest("bytes_sent_raw", "?")+`, rate = ? WHERE job_id = ? AND number = ?`,
 			p.BytesTotal, p.BytesRead, p.BytesSent, p.BytesSentRaw, p.Rate, jobID, run); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = MAX(progress, ?) WHERE job_id = ? AND run = ? AND status = ?`,
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = `+tx.greatest("progress", "?")+` WHERE job_id = ? AND run = ? AND status = ?`,
 			p.Percent(), jobID, run, string(smc.StatusRunning))
 		return err
 	})

@@ -78,7 +78,7 @@ CREATE TABLE replication_jobs (
     cutover              TEXT NOT NULL DEFAULT '',
     host_id              TEXT NOT NULL DEFAULT '',
     image_id             TEXT NOT NULL DEFAULT '',
-    progress             REAL NOT NULL DEFAULT 0,
+    progress             DOUBLE PRECISION NOT NULL DEFAULT 0,
     error_code           TEXT NOT NULL DEFAULT '',
     status_info          TEXT NOT NULL DEFAULT '',
     created_at           BIGINT NOT NULL,

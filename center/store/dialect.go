@@ -1,0 +1,230 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // registers the database/sql driver "sqlite"
+)
+
+// dialect is what differs between the databases. Statements are written for both, with ? for arguments.
+type dialect interface {
+	// rebind gives a statement the arguments' form of the database.
+	rebind(query string) string
+	// greatest is the larger of two expressions.
+	greatest(a, b string) string
+	// nextChange numbers a change of a sync session.
+	nextChange() string
+	// begin are the options of a write transaction.
+	begin() *sql.TxOptions
+	// conflict reports whether a transaction failed only because of another one, so that it is to be run again.
+	conflict(err error) bool
+	// provider makes what brings the schema up to date; unlock is called afterwards.
+	provider(db *sql.DB) (provider *goose.Provider, unlock func(), err error)
+}
+
+// open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database.
+func open(databaseURL string) (*database, error) {
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is no URL: want sqlite:///absolute/path or postgres://user:password@host:port/database")
+	}
+	switch u.Scheme {
+	case "sqlite":
+		return openSQLite(u)
+	case "postgres", "postgresql":
+		return openPostgres(databaseURL)
+	}
+	return nil, fmt.Errorf("DATABASE_URL %s: want sqlite:///absolute/path or postgres://user:password@host:port/database", u.Redacted())
+}
+
+// sqlite is one file on this machine, shared by its processes.
+type sqlite struct{ path string }
+
+func openSQLite(u *url.URL) (*database, error) {
+	if u.Host != "" || !filepath.IsAbs(u.Path) {
+		return nil, fmt.Errorf("DATABASE_URL %s: want sqlite:///absolute/path", u.Redacted())
+	}
+	if err := os.MkdirAll(filepath.Dir(u.Path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the database: %w", err)
+	}
+	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
+		"busy_timeout(15000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
+	}}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: u.Path}).EscapedPath()+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", u.Path, err)
+	}
+	db.SetMaxOpenConns(8)
+	db.SetMaxIdleConns(8)
+	// SQLite has a single writer anyway; queueing in the process is fair and wakes at once, its busy handler polls.
+	return &database{DB: db, dialect: sqlite{u.Path}, writers: make(chan struct{}, 1)}, nil
+}
+
+func (sqlite) rebind(query string) string  { return query }
+func (sqlite) greatest(a, b string) string { return "MAX(" + a + ", " + b + ")" }
+func (sqlite) nextChange() string          { return `(SELECT COALESCE(MAX(change), 0) + 1 FROM sync_sessions)` }
+func (sqlite) begin() *sql.TxOptions       { return nil }
+func (sqlite) conflict(error) bool         { return false } // a transaction is immediate: it has no other beside it
+
+func (d sqlite) provider(db *sql.DB) (*goose.Provider, func(), error) {
+	// Processes that open a database at the same moment take turns.
+	path := d.path + ".migration"
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock := func() { _ = file.Close() } // and with it the lock
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		unlock()
+		return nil, nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, migrationsOf("sqlite"))
+	if err != nil {
+		unlock()
+	}
+	return provider, unlock, err
+}
+
+// postgres serves processes on any number of machines.
+type postgres struct{}
+
+func openPostgres(databaseURL string) (*database, error) {
+	db, err := sql.Open("pgx", databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	const connections = 16
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	return &database{DB: db, dialect: &postgres{}, writers: make(chan struct{}, connections/2)}, nil
+}
+
+var rebound sync.Map // statements by their form with ?
+
+func (*postgres) rebind(query string) string {
+	if known, ok := rebound.Load(query); ok {
+		return known.(string)
+	}
+	var b strings.Builder
+	n := 0
+	for _, part := range strings.SplitAfter(query, "?") {
+		text, marked := strings.CutSuffix(part, "?")
+		b.WriteString(text)
+		if marked {
+			n++
+			b.WriteString("$" + strconv.Itoa(n))
+		}
+	}
+	rebound.Store(query, b.String())
+	return b.String()
+}
+
+func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + b + ")" }
+func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
+
+// Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.
+func (*postgres) begin() *sql.TxOptions { return &sql.TxOptions{Isolation: sql.LevelSerializable} }
+
+func (*postgres) conflict(err error) bool {
+	var failure *pgconn.PgError
+	if !errors.As(err, &failure) {
+		return false
+	}
+	switch failure.Code {
+	case "40001", "40P01": // serialization failure, deadlock
+		return true
+	case "23505": // a unique index: the other transaction is seen the next time, and refused with its reason
+		return true
+	}
+	return false
+}
+
+func (*postgres) provider(db *sql.DB) (*goose.Provider, func(), error) {
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, nil, err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrationsOf("postgres"), goose.WithSessionLocker(locker))
+	return provider, func() {}, err
+}
+
+// database is a pool of connections whose statements are written with ?.
+type database struct {
+	*sql.DB
+	dialect
+	// writers admits as many write transactions of this process at a time as help.
+	writers chan struct{}
+}
+
+func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return d.DB.QueryContext(ctx, d.rebind(query), args...)
+}
+
+func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
+}
+
+// transaction is a write transaction whose statements are written with ?.
+type transaction struct {
+	*sql.Tx
+	dialect
+}
+
+func (t *transaction) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return t.Tx.ExecContext(ctx, t.rebind(query), args...)
+}
+
+func (t *transaction) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return t.Tx.QueryRowContext(ctx, t.rebind(query), args...)
+}
+
+// conflictRetries is how often a transaction is run again that failed because of others. Each failure means that
+// another one succeeded, so many creators at once get through in as many tries.
+const conflictRetries = 100
+
+// write runs fn in a write transaction; it may run several times.
+func (d *database) write(ctx context.Context, fn func(*transaction) error) error {
+	select {
+	case d.writers <- struct{}{}:
+		defer func() { <-d.writers }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for try := 1; ; try++ {
+		err := d.try(ctx, fn)
+		if err == nil || try == conflictRetries || !d.conflict(err) {
+			return err
+		}
+	}
+}
+
+func (d *database) try(ctx context.Context, fn func(*transaction) error) error {
+	tx, err := d.BeginTx(ctx, d.begin())
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := fn(&transaction{Tx: tx, dialect: d.dialect}); err != nil {
+		_ = tx.Rollback()
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
