@@ -64,10 +64,40 @@ func entityInput(job *store.Job) workflows.JobInput {
 	return input
 }
 
-// Update implements Engine.
+// Update implements Engine. The end of a run is in the store a moment before the entity knows of it: an entity that
+// refuses what the store allows is asked again until it does.
 func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID string, argument any) error {
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		err := t.ask(ctx, jobID, update, requestID, argument)
+		if smc.CodeOf(err) != smc.CodeReplicationJobInvalidStatus {
+			return err
+		}
+		job, lookErr := t.Store.JobByID(ctx, jobID)
+		state := smc.JobState{}
+		if lookErr == nil {
+			state = smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus}
+		}
+		if lookErr != nil || smc.Allowed(smc.Trigger(update), state) != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// How long Update waits for an entity that is behind the store, at first and at most.
+const (
+	firstPause   = 10 * time.Millisecond
+	longestPause = 500 * time.Millisecond
+)
+
+// ask asks the entity of a job once, and starts the entity if it is missing.
+func (t *TemporalEngine) ask(ctx context.Context, jobID, update, requestID string, argument any) error {
 	err := t.update(ctx, jobID, update, requestID, argument)
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {

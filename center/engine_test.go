@@ -109,16 +109,17 @@ func TestUpdate(t *testing.T) {
 	source, _ := f.agent("web")
 	job := f.create(source)
 	missing := serviceerror.NewNotFound("workflow not found")
-	refused := temporal.NewApplicationError("Start is refused: the job is Running", smc.CodeReplicationJobInvalidStatus)
+	refused := temporal.NewApplicationError("the job is Running", smc.CodeReplicationJobInvalidStatus)
 	for _, test := range []struct {
-		name            string
+		name, update    string
 		calls, handlers []error
 		code, message   string // of the *smc.Error; "" is success
 		starts, updates int
 	}{
 		{name: "done", updates: 1},
-		{name: "refused by the validator", calls: []error{refused}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
-		{name: "refused by the handler", handlers: []error{fmt.Errorf("update: %w", refused)}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
+		{name: "refused by the validator", update: workflows.UpdateStop, calls: []error{refused}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
+		{name: "refused by the handler", update: workflows.UpdateStop, handlers: []error{fmt.Errorf("update: %w", refused)}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
+		{name: "entity behind the store", calls: []error{refused, refused}, handlers: []error{refused}, updates: 4},
 		{name: "entity not started yet", calls: []error{missing}, starts: 1, updates: 2},
 		{name: "entity closed", calls: []error{missing, missing}, code: smc.CodeInvalidJobIDNotFound, message: "gone", starts: 1, updates: 2},
 		{name: "no Temporal", calls: []error{errors.New("connection refused")}, code: smc.CodeInternalError, updates: 1},
@@ -126,12 +127,15 @@ func TestUpdate(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			engine, c := newTemporalEngine(f)
 			c.calls, c.handlers = test.calls, test.handlers
-			err := engine.Update(t.Context(), job, workflows.UpdateStart, "R1", struct{}{})
+			if test.update == "" {
+				test.update = workflows.UpdateStart // which the job, being Ready, allows
+			}
+			err := engine.Update(t.Context(), job, test.update, "R1", struct{}{})
 			require.Len(t, c.started, test.starts)
 			require.Len(t, c.updates, test.updates)
 			for _, options := range c.updates {
 				require.Equal(t, workflows.JobID(job), options.WorkflowID)
-				require.Equal(t, workflows.UpdateStart, options.UpdateName)
+				require.Equal(t, test.update, options.UpdateName)
 				require.Equal(t, "R1", options.UpdateID)
 				require.Equal(t, client.WorkflowUpdateStageCompleted, options.WaitForStage)
 			}
@@ -164,4 +168,14 @@ func TestUpdateOfAJobThatIsGone(t *testing.T) {
 	c.calls = []error{serviceerror.NewNotFound("workflow execution already completed")}
 	err := engine.Update(t.Context(), "j-none", workflows.UpdateDelete, "R1", struct{}{})
 	require.Equal(t, smc.CodeInvalidJobIDNotFound, smc.CodeOf(err))
+}
+
+// The names of the updates are those of the triggers whose rules the store applies.
+func TestUpdatesAreTriggers(t *testing.T) {
+	for update, trigger := range map[string]smc.Trigger{
+		workflows.UpdateStart: smc.TriggerStart, workflows.UpdateStop: smc.TriggerStop, workflows.UpdateCutOver: smc.TriggerCutOver,
+		workflows.UpdateRun: smc.TriggerRun, workflows.UpdateDelete: smc.TriggerDelete,
+	} {
+		require.Equal(t, trigger, smc.Trigger(update))
+	}
 }
