@@ -1,0 +1,42 @@
+package workflows
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/worker"
+)
+
+// recordedScenarios are the jobs whose histories are in testdata: <scenario>-entity.json and, for every child that did a
+// run or a part of it, <scenario>-run-<n>.json. TestRecord writes them.
+var recordedScenarios = []string{"one-time", "stopped-and-resumed", "in-error-and-resumed", "incremental-with-cutover", "deleted"}
+
+// A workflow that was started by an earlier version goes on with this one: every recorded history is replayed.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "*.json"))
+	require.NoError(t, err)
+	for _, scenario := range recordedScenarios {
+		var entity, runs int
+		for _, file := range files {
+			switch name := filepath.Base(file); {
+			case name == scenario+"-entity.json":
+				entity++
+			case strings.HasPrefix(name, scenario+"-run-"):
+				runs++
+			}
+		}
+		assert.Equal(t, 1, entity, "the scenario %s has no history of its entity in testdata", scenario)
+		assert.Positive(t, runs, "the scenario %s has no history of a run in testdata", scenario)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+			replayer := worker.NewWorkflowReplayer()
+			replayer.RegisterWorkflow(ReplicationJob)
+			replayer.RegisterWorkflow(ReplicationRun)
+			require.NoError(t, replayer.ReplayWorkflowHistoryFromJSONFile(testLogger{t}, file))
+		})
+	}
+}
