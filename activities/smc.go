@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/drover/drover/fleet"
@@ -77,7 +78,7 @@ func (a *SMC) ResolveServers(ctx context.Context, f fleet.Fleet) ([]ResolvedServ
 	var problems []string
 	for w, wave := range f.Waves {
 		for _, server := range wave.Servers {
-			found := 0
+			found, before := 0, len(problems)
 			for _, source := range sources {
 				switch {
 				case server.Name != "" && source.Name != server.Name && source.SourceID != server.Name:
@@ -86,6 +87,10 @@ func (a *SMC) ResolveServers(ctx context.Context, f fleet.Fleet) ([]ResolvedServ
 					if ok, err := path.Match(server.Match, source.Name); err != nil || !ok || explicit[source.Name] || explicit[source.SourceID] || taken[source.SourceID] != "" {
 						continue
 					}
+				}
+				if server.Name != "" && found > 0 {
+					problems = append(problems, fmt.Sprintf("wave %s: several source servers are called %s, one of them %s: name them by their SourceId", wave.Name, server.Name, source.SourceID))
+					continue
 				}
 				if by := taken[source.SourceID]; by != "" {
 					problems = append(problems, fmt.Sprintf("wave %s: source server %s is named twice, also as %s", wave.Name, source.SourceID, by))
@@ -100,7 +105,7 @@ func (a *SMC) ResolveServers(ctx context.Context, f fleet.Fleet) ([]ResolvedServ
 			switch {
 			case found == 0 && server.Match != "":
 				problems = append(problems, fmt.Sprintf("wave %s: no source server matches %q", wave.Name, server.Match))
-			case found == 0 && !slices.Contains(problems, server.Name):
+			case found == 0 && len(problems) == before: // else that was said already
 				problems = append(problems, fmt.Sprintf("wave %s: there is no source server %q", wave.Name, server.Name))
 			}
 		}
@@ -293,16 +298,24 @@ func (a *SMC) CutOver(ctx context.Context, in CutOverInput) error {
 }
 
 // RemoveJob stops a job if it runs, and deletes it. It fails with TypeUnchanged, to be tried again, until the job is gone
-// with its transition resources. The images of its runs stay.
-func (a *SMC) RemoveJob(ctx context.Context, jobID string) error {
+// with its transition resources. The images of its runs stay; it returns those that the job had when it was last seen.
+func (a *SMC) RemoveJob(ctx context.Context, jobID string) (images []string, err error) {
+	if activity.HasHeartbeatDetails(ctx) {
+		if err := activity.GetHeartbeatDetails(ctx, &images); err != nil {
+			return nil, fmt.Errorf("what an earlier attempt saw of job %s: %w", jobID, err)
+		}
+	}
 	view, err := a.DescribeJob(ctx, jobID)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	if view.Gone() {
+		return images, nil
+	}
+	// The attempt that finds the job gone must know what the ones before it saw.
+	activity.RecordHeartbeat(ctx, view.Images)
 	var did string
 	switch view.Status {
-	case "":
-		return nil
 	case smc.StatusRunning:
 		_, err = a.Client.StopReplicationJob(ctx, &smc.StopReplicationJobRequest{JobID: jobID})
 		did = "is being stopped"
@@ -319,12 +332,12 @@ func (a *SMC) RemoveJob(ctx context.Context, jobID string) error {
 		}
 	}
 	if smc.CodeOf(err) == smc.CodeInvalidJobIDNotFound {
-		return nil
+		return view.Images, nil
 	}
 	if err != nil {
-		return callError(err)
+		return nil, callError(err)
 	}
-	return unchanged(nil, "job %s %s", jobID, did)
+	return nil, unchanged(nil, "job %s %s", jobID, did)
 }
 
 // VerifyImageInput names the image a migration delivered.

@@ -57,9 +57,13 @@ type fleetWorkflow struct {
 	FleetInput
 	fleetState
 	cancelling bool
-	events     []activities.FleetEvent
-	sending    bool
-	stopWatch  workflow.CancelFunc
+	// news counts what came from outside that the fleet may have to act on.
+	news      int
+	events    []activities.FleetEvent
+	sending   bool
+	stopWatch workflow.CancelFunc
+	// rewatch has the watch look after those that were started since it began.
+	rewatch workflow.CancelFunc
 }
 
 // Fleet migrates the servers of a manifest, wave after wave. It admits running jobs by slots, pauses a wave that fails
@@ -75,34 +79,40 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 	if err := f.serve(ctx); err != nil {
 		return nil, err
 	}
-	if in.State == nil {
-		if err := f.resolve(ctx); err != nil {
-			return nil, err
-		}
-		f.publish(ctx, "")
-	}
 	// What is done for a fleet that is cancelled is done all the same.
 	work, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
+	if in.State == nil {
+		if err := f.resolve(ctx); err != nil {
+			return nil, f.fail(work, err)
+		}
+		f.publish(ctx, "")
+	}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		ctx.Done().Receive(ctx, nil)
 		f.cancelling = true
+		f.news++
 	})
 	f.watch(work)
 	for {
+		// A step takes time: what comes meanwhile needs another one.
+		before := f.news
 		f.step(work)
 		if f.ended() {
 			break
 		}
-		before := f.mark()
 		err := workflow.Await(work, func() bool {
-			return f.mark() != before || workflow.GetInfo(ctx).GetContinueAsNewSuggested()
+			return f.news != before || workflow.GetInfo(ctx).GetContinueAsNewSuggested()
 		})
 		if err != nil {
 			return nil, err
 		}
-		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() && !f.cancelling && f.mark() == before {
-			return nil, f.continueAsNew(ctx, work)
+		if f.news != before {
+			continue
+		}
+		// What is still to be said must be said by this run. A cancellation that comes meanwhile is lost to the next one.
+		if f.drain(work); f.news == before {
+			return nil, f.continueAsNew(ctx)
 		}
 	}
 	f.finish(work)
@@ -113,15 +123,16 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 	return &status, nil
 }
 
-// mark changes whenever something came from outside that the fleet may have to act on.
-func (f *fleetWorkflow) mark() string {
-	reports, requests, releases := 0, 0, 0
-	for _, migration := range f.Migrations {
-		reports += migration.Report
-		requests += migration.Requested
-		releases += migration.Released
+// fail ends a fleet that could not begin.
+func (f *fleetWorkflow) fail(ctx workflow.Context, err error) error {
+	_, f.Reason = explain(err)
+	f.Status = fleet.CompletedWithFailures
+	if temporal.IsCanceledError(err) {
+		f.Status, f.Reason = fleet.Cancelled, ""
 	}
-	return fmt.Sprint(f.cancelling, f.Status, reports, requests, releases)
+	f.publish(ctx, "")
+	f.drain(ctx)
+	return err
 }
 
 // serve answers queries and takes the reports of migrations for as long as the workflow runs.
@@ -141,7 +152,7 @@ func (f *fleetWorkflow) serve(ctx workflow.Context) error {
 		f.resume(request)
 		return nil
 	}, workflow.UpdateHandlerOptions{Validator: func(_ workflow.Context, request fleet.ResumeRequest) error {
-		if f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed) {
+		if !f.cancelling && (f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed)) {
 			return nil
 		}
 		return temporal.NewNonRetryableApplicationError(fmt.Sprintf("fleet %s is %s, not Paused: there is nothing to resume", f.Fleet.Name, f.Status), "NotPaused", nil)
@@ -160,6 +171,7 @@ func (f *fleetWorkflow) take(report migrationReport) {
 		migration.Report, migration.Status = report.Number, report.Status
 		migration.Requested = max(migration.Requested, report.Requested)
 		migration.Released = max(migration.Released, report.Released)
+		f.news++
 	}
 }
 
@@ -177,6 +189,7 @@ func (f *fleetWorkflow) resume(request fleet.ResumeRequest) {
 		}
 	}
 	f.Status, f.Reason = fleet.Running, ""
+	f.news++
 }
 
 func (f *fleetWorkflow) pending(migration *fleetMigration) fleet.MigrationStatus {
@@ -229,6 +242,9 @@ func (f *fleetWorkflow) begin(ctx workflow.Context) {
 		if migration.Started || migration.Wave > f.Wave {
 			continue
 		}
+		if f.rewatch != nil {
+			f.rewatch()
+		}
 		migration.Started = true
 		child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID:        fleet.MigrationID(f.Fleet.Name, migration.SourceID),
@@ -245,6 +261,7 @@ func (f *fleetWorkflow) begin(ctx workflow.Context) {
 		if err := started.Get(ctx, nil); err != nil {
 			migration.Status.Phase = fleet.PhaseFailed
 			migration.Status.Error = fmt.Sprintf("the migration could not be started: %v. Is one of an earlier fleet of this name still going on?", err)
+			f.news++
 		}
 	}
 }
@@ -348,6 +365,11 @@ func (f *fleetWorkflow) finish(ctx workflow.Context) {
 	if f.stopWatch != nil {
 		f.stopWatch()
 	}
+	f.drain(ctx)
+}
+
+// drain waits until every event is published and every handler has answered.
+func (f *fleetWorkflow) drain(ctx workflow.Context) {
 	_ = workflow.Await(ctx, func() bool { return len(f.events) == 0 && !f.sending && workflow.AllHandlersFinished(ctx) })
 }
 
@@ -372,8 +394,12 @@ func (f *fleetWorkflow) watch(ctx workflow.Context) {
 			}
 			var orchestration *activities.Orchestration
 			var closed map[string]string
-			if workflow.ExecuteActivity(ctx, orchestration.WatchMigrations, input).Get(ctx, &closed) != nil {
-				return
+			var watchCtx workflow.Context
+			watchCtx, f.rewatch = workflow.WithCancel(ctx)
+			err := workflow.ExecuteActivity(watchCtx, orchestration.WatchMigrations, input).Get(ctx, &closed)
+			f.rewatch = nil
+			if err != nil {
+				continue
 			}
 			for _, migration := range f.Migrations {
 				how, ok := closed[migration.SourceID]
@@ -383,7 +409,7 @@ func (f *fleetWorkflow) watch(ctx workflow.Context) {
 				migration.Status.Phase = fleet.PhaseFailed
 				migration.Status.Error = fmt.Sprintf("its workflow ended from outside (%s); job %s may still be there", how, migration.Status.JobID)
 				migration.Released = migration.Granted
-				migration.Report++
+				f.news++
 			}
 		}
 	})
@@ -466,12 +492,9 @@ func (f *fleetWorkflow) publish(ctx workflow.Context, previous fleet.State) {
 	})
 }
 
-// continueAsNew goes on in a new run with all that came until now.
-func (f *fleetWorkflow) continueAsNew(ctx, work workflow.Context) error {
+// continueAsNew goes on in a new run with all that came until now. Nothing in it may block.
+func (f *fleetWorkflow) continueAsNew(ctx workflow.Context) error {
 	f.stopWatch()
-	if err := workflow.Await(work, func() bool { return len(f.events) == 0 && !f.sending && workflow.AllHandlersFinished(work) }); err != nil {
-		return err
-	}
 	reports := workflow.GetSignalChannel(ctx, signalMigrationChanged)
 	for {
 		var report migrationReport

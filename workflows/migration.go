@@ -77,6 +77,8 @@ type migration struct {
 	news    int
 	events  []activities.MigrationEvent
 	sending bool
+	// reported is the last signal to the fleet. Temporal drops those that a workflow has sent and not delivered when it closes.
+	reported workflow.Future
 }
 
 // migrationFailed is the type of the error a failed migration ends with.
@@ -461,13 +463,19 @@ func (m *migration) remains() {
 	m.Status.Remains = strings.Join(left, "; ")
 }
 
+// removeJob deletes the job, and learns which images it leaves: the last may have come while it was waited for.
 func (m *migration) removeJob(ctx workflow.Context) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1.5, MaximumInterval: 15 * time.Second},
 	})
 	var smcActivities *activities.SMC
-	return workflow.ExecuteActivity(ctx, smcActivities.RemoveJob, m.Status.JobID).Get(ctx, nil)
+	var images []string
+	if err := workflow.ExecuteActivity(ctx, smcActivities.RemoveJob, m.Status.JobID).Get(ctx, &images); err != nil {
+		return err
+	}
+	m.keep(images)
+	return nil
 }
 
 // look reads the job as it is now.
@@ -494,12 +502,17 @@ func (m *migration) saw(ctx workflow.Context, view *activities.JobView) {
 	if view.ImageID != "" {
 		m.Status.ImageID = view.ImageID
 	}
-	for _, image := range view.Images {
+	m.keep(view.Images)
+	m.Status.Runs = len(m.Status.Images)
+}
+
+// keep notes images that were not known yet.
+func (m *migration) keep(images []string) {
+	for _, image := range images {
 		if !slices.Contains(m.Status.Images, image) {
 			m.Status.Images = append(m.Status.Images, image)
 		}
 	}
-	m.Status.Runs = len(m.Status.Images)
 }
 
 // await returns once the job is no longer in that status: an event says so, or the poll finds out. The next look is at
@@ -507,7 +520,7 @@ func (m *migration) saw(ctx workflow.Context, view *activities.JobView) {
 func (m *migration) await(ctx workflow.Context, status smc.JobStatus) error {
 	m.job = nil
 	pollCtx, stop := workflow.WithCancel(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: m.PollInterval, BackoffCoefficient: 1, MaximumInterval: m.PollInterval},
 	}))
 	defer stop()
@@ -635,7 +648,7 @@ func (m *migration) end(ctx workflow.Context, phase fleet.Phase, message string)
 func (m *migration) report(ctx workflow.Context) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	m.Report++
-	workflow.SignalExternalWorkflow(ctx, fleet.WorkflowID(m.Fleet), "", signalMigrationChanged, migrationReport{
+	m.reported = workflow.SignalExternalWorkflow(ctx, fleet.WorkflowID(m.Fleet), "", signalMigrationChanged, migrationReport{
 		Life: m.Life, Number: m.Report, Status: m.Status, Requested: m.Request, Released: m.Released,
 	})
 }
@@ -660,11 +673,13 @@ func (m *migration) send(ctx workflow.Context) {
 	})
 }
 
-// drain waits until every event is published.
+// drain waits until every event is published and the fleet has the last report.
 func (m *migration) drain(ctx workflow.Context) {
 	ctx, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
-	_ = workflow.Await(ctx, func() bool { return len(m.events) == 0 && !m.sending })
+	_ = workflow.Await(ctx, func() bool {
+		return len(m.events) == 0 && !m.sending && (m.reported == nil || m.reported.IsReady())
+	})
 }
 
 // historyFull reports whether the workflow should go on in a new run.
@@ -677,7 +692,11 @@ func (m *migration) historyFull(ctx workflow.Context) bool {
 const migrationHistory = 1000
 
 func (m *migration) continueAsNew(ctx workflow.Context) error {
-	// Signals that are here already must not be left behind.
+	m.drain(ctx)
+	if ctx.Err() != nil { // the next run would not know of it
+		return ctx.Err()
+	}
+	// Signals that are here already must not be left behind. Nothing may block from here on.
 	changed := workflow.GetSignalChannel(ctx, fleet.SignalJobChanged)
 	for {
 		var change fleet.JobChanged
@@ -697,7 +716,6 @@ func (m *migration) continueAsNew(ctx workflow.Context) error {
 	if workflow.GetSignalChannel(ctx, fleet.SignalCutOver).ReceiveAsync(nil) {
 		m.CutOver = true
 	}
-	m.drain(ctx)
 	next := m.MigrationInput
 	state := m.migrationState
 	next.State = &state
@@ -707,17 +725,20 @@ func (m *migration) continueAsNew(ctx workflow.Context) error {
 // endpointRetries are those of calls to the endpoint: what a later attempt may mend is tried until it is mended.
 var endpointRetries = &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute}
 
+// callTimeout bounds one try of a call. What a worker was about when it was killed is taken up again after that time.
+const callTimeout = 30 * time.Second
+
 // onEndpoint schedules calls to the SMC endpoint.
 func onEndpoint(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: 2 * time.Minute, RetryPolicy: endpointRetries,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, RetryPolicy: endpointRetries,
 	})
 }
 
 // onNotification schedules the publishing of events; it is tried until NATS answers.
 func onNotification(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: time.Minute,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
 	})
 }
