@@ -26,7 +26,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 	})
 	group.Go(func() error {
 		return app.RunWorker(ctx, app.WorkerConfig{
-			Connections: connections, Roles: app.Roles(), DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+			Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
 			Orchestrator: app.OrchestratorConfig{
 				SMC: smc.Config{
 					Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -82,6 +83,16 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 			if cfg.dir == "" {
 				return usageError{errors.New("--data DIR is required: the directory to keep everything in")}
 			}
+			for _, role := range []string{app.RoleCenter, app.RoleTransition} {
+				if !slices.Contains(cfg.roles, role) {
+					return usageError{fmt.Errorf("--roles: the role %s is needed; only %s may be left to a worker of its own", role, app.RoleOrchestrator)}
+				}
+			}
+			for _, role := range cfg.roles {
+				if !slices.Contains(app.Roles(), role) {
+					return usageError{fmt.Errorf("--roles: there is no role %q", role)}
+				}
+			}
 			logger, err := app.NewLogger(logLevel, logFormat)
 			if err != nil {
 				return usageError{err}
@@ -101,6 +112,7 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 	flags.SortFlags = false
 	flags.StringVar(&cfg.dir, "data", "", "keep everything in `DIR` (made when absent)")
 	flags.StringVar(&cfg.listen, "listen", "", "address of the endpoint, `HOST:PORT`; port 0 takes a free one and keeps it\n(default: that of the last start, at first "+defaultListen+")")
+	flags.StringSliceVar(&cfg.roles, "roles", app.Roles(), "`ROLES` of the worker in this process; without orchestrator, a drover-worker of its own\nwith that role takes the fleets")
 	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")
 	flags.StringVar(&logFormat, "log-format", "auto", "console, json, or auto: console on a terminal, json elsewhere")
 	return cmd

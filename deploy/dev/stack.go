@@ -39,6 +39,7 @@ var errStopped = errors.New("stopped by a signal")
 type stackConfig struct {
 	dir    string
 	listen string // empty: as at the last start
+	roles  []string
 }
 
 // droverFunc runs the center and the transition host in this process until ctx is done, and returns when both have drained.
@@ -52,6 +53,8 @@ type droverConfig struct {
 	NATSURL           string
 	TemporalAddress   string
 	TemporalNamespace string
+	// Roles are those of the worker in this process.
+	Roles []string
 	// ImagesDir is the root of the transition host's data.
 	ImagesDir string
 	// RebuildEntities says that Temporal's database is new: the workflows of the jobs in the store have to be started again. That has to
@@ -140,6 +143,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 		NATSURL:           nats.URL(),
 		TemporalAddress:   temporal.Address(),
 		TemporalNamespace: temporalserver.DefaultNamespace,
+		Roles:             cfg.roles,
 		ImagesDir:         filepath.Join(dir, "images"),
 		RebuildEntities:   temporal.Fresh(),
 	}
