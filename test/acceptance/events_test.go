@@ -64,8 +64,11 @@ func (s *stack) follow() *follower {
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), slow)
 	defer cancel()
-	consumer, err := js.OrderedConsumer(ctx, "SMC", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"smc.v1.*.*.job.*"}})
-	require.NoError(t, err)
+	var consumer jetstream.Consumer
+	eventually(t, slow, "the stream is there", func() (bool, any) { // its relay makes it, a moment after the center is ready
+		consumer, err = js.OrderedConsumer(ctx, "SMC", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"smc.v1.*.*.job.*"}})
+		return err == nil, err
+	})
 	f := &follower{}
 	consuming, err := consumer.Consume(f.take)
 	require.NoError(t, err)
