@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"mime"
 	"net/http"
@@ -22,6 +23,9 @@ type Config struct {
 	// AccessKeyID and AccessKeySecret sign every request.
 	AccessKeyID     string
 	AccessKeySecret string
+	// Signature is how requests are signed; empty means SignatureHMACSHA1. That signature does not cover the Host
+	// header, so it passes proxies that rewrite it, which SignatureACS3 does not. It covers the same parameters.
+	Signature Signature
 	// RegionID fills the RegionId parameter of requests that require one and do not say.
 	RegionID string
 	// HTTPClient sends the requests; nil takes one of its own that follows no redirects.
@@ -92,6 +96,13 @@ func NewClient(cfg Config) (*Client, error) {
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/"
 	if cfg.AccessKeyID == "" || cfg.AccessKeySecret == "" {
 		return nil, errors.New("smc client: an access key id and its secret are needed")
+	}
+	switch cfg.Signature {
+	case "":
+		cfg.Signature = SignatureHMACSHA1
+	case SignatureHMACSHA1, SignatureACS3:
+	default:
+		return nil, fmt.Errorf("smc client: signature %s is not known; it must be %s or %s", quote(string(cfg.Signature)), SignatureHMACSHA1, SignatureACS3)
 	}
 	if cfg.MaxAttempts <= 0 {
 		cfg.MaxAttempts = 5
@@ -223,21 +234,10 @@ func (c *Client) attempt(ctx context.Context, action string, params url.Values, 
 		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 		defer cancel()
 	}
-	form := url.Values{}
-	for name, values := range params {
-		form[name] = values
-	}
-	form.Set("Action", action)
-	form.Set("Version", Version)
-	form.Set("Format", string(FormatJSON))
-	SignValues(form, http.MethodPost, c.cfg.AccessKeyID, c.cfg.AccessKeySecret, c.now(), rand.Text())
-
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint.String(), strings.NewReader(form.Encode()))
+	req, err := c.newRequest(ctx, action, params)
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var ue *url.Error
@@ -267,6 +267,34 @@ func (c *Client) attempt(ctx context.Context, action string, params url.Values, 
 		}
 	}
 	return nil
+}
+
+// newRequest returns a signed request.
+func (c *Client) newRequest(ctx context.Context, action string, params url.Values) (*http.Request, error) {
+	form := maps.Clone(params)
+	if form == nil {
+		form = url.Values{}
+	}
+	now, nonce := c.now(), rand.Text()
+	if c.cfg.Signature == SignatureHMACSHA1 {
+		form.Set("Action", action)
+		form.Set("Version", Version)
+		form.Set("Format", string(FormatJSON))
+		SignValues(form, http.MethodPost, c.cfg.AccessKeyID, c.cfg.AccessKeySecret, now, nonce)
+	}
+	body := form.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint.String(), strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	if c.cfg.Signature == SignatureACS3 {
+		req.Header.Set(headerAction, action)
+		req.Header.Set(headerVersion, Version)
+		SignRequest(req, []byte(body), c.cfg.AccessKeyID, c.cfg.AccessKeySecret, now, nonce)
+	}
+	return req, nil
 }
 
 // readError makes an *Error of an answer that is not 200.

@@ -3,13 +3,30 @@ package smc
 import (
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // MaxBody is how long the body of a request may be, in bytes.
 const MaxBody = 1 << 20
+
+// Request is a call as it came, before anything in it is trusted.
+type Request struct {
+	// Method is GET or POST.
+	Method string
+	// Host and Path are whom and what the request asked for, as it was sent.
+	Host, Path string
+	// Query are the parameters of the query alone.
+	Query url.Values
+	// Values are the parameters of the query and, with POST, of the form.
+	Values url.Values
+	Header http.Header
+	// Body is the body as it was sent, for signatures that cover it.
+	Body []byte
+}
 
 // ReadRequest reads the parameters of a call: of the query, and with POST of a form too. A parameter that is
 // in both counts as given twice. Nothing is verified. The error is an *Error.
@@ -24,14 +41,14 @@ func ReadRequest(w http.ResponseWriter, r *http.Request) (*Request, error) {
 	if err != nil {
 		return nil, Errorf(CodeInvalidParameter, "The query is not encoded as application/x-www-form-urlencoded: %v", err)
 	}
-	req := &Request{Method: r.Method, Values: values, Header: r.Header}
+	req := &Request{Method: r.Method, Host: r.Host, Path: pathOf(r.URL), Query: values, Values: maps.Clone(values), Header: r.Header}
 	if r.Method == http.MethodPost {
 		if err := req.readBody(w, r); err != nil {
 			return nil, err
 		}
 	}
-	if len(values) > MaxParameters {
-		return nil, Errorf(CodeInvalidParameter, "The request has %d parameters; at most %d are allowed", len(values), MaxParameters)
+	if n := len(req.Values); n > MaxParameters {
+		return nil, Errorf(CodeInvalidParameter, "The request has %d parameters; at most %d are allowed", n, MaxParameters)
 	}
 	return req, nil
 }
@@ -63,19 +80,45 @@ func (req *Request) readBody(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// Operation returns the operation the request names, Version checked. The error is an *Error.
+// Operation returns the operation the request names, Version checked: in the parameters Action and Version, or with
+// ACS3 in the headers x-acs-action and x-acs-version, which parameters of these names must not contradict. The error
+// is an *Error.
 func (req *Request) Operation() (AnyOperation, error) {
 	for _, name := range []string{"Action", "Version", "Format"} {
 		if n := len(req.Values[name]); n > 1 {
 			return nil, Errorf(CodeInvalidParameter, "%s is given %d times; once is allowed", name, n)
 		}
 	}
-	switch version := req.Values.Get("Version"); version {
+	version, err := req.named("Version", headerVersion)
+	if err != nil {
+		return nil, err
+	}
+	switch version {
 	case Version:
 	case "":
 		return nil, Errorf("MissingVersion", "Version is missing; it must be %s", Version)
 	default:
 		return nil, Errorf(CodeInvalidVersion, "Version: %s is not served; it must be %s", quote(version), Version)
 	}
-	return LookupOperation(req.Values.Get("Action"))
+	action, err := req.named("Action", headerAction)
+	if err != nil {
+		return nil, err
+	}
+	return LookupOperation(action)
+}
+
+// named returns the parameter, or with ACS3 the header that stands in its place.
+func (req *Request) named(parameter, header string) (string, error) {
+	value := req.Values.Get(parameter)
+	if scheme, _ := req.authorization(); !strings.EqualFold(scheme, string(SignatureACS3)) {
+		return value, nil
+	}
+	inHeader := req.Header.Get(header)
+	switch lower := strings.ToLower(header); {
+	case inHeader == "":
+		return "", Errorf("Missing"+parameter, "The header %s is missing; with %s it takes the place of %s", lower, SignatureACS3, parameter)
+	case value != "" && value != inHeader:
+		return "", Errorf(CodeInvalidParameter, "%s: %s contradicts the header %s, %s", parameter, quote(value), lower, quote(inHeader))
+	}
+	return inHeader, nil
 }

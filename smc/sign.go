@@ -5,16 +5,26 @@ import (
 	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // the signature the API prescribes
 	"encoding/base64"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 )
 
+// Signature is a way to sign requests.
+type Signature string
+
+// The signatures an endpoint verifies and the client can make (CONTRACT: Requests).
+const (
+	// SignatureHMACSHA1 is signature 1.0: in the parameters, over the parameters.
+	SignatureHMACSHA1 Signature = "HMAC-SHA1"
+	// SignatureACS3 is what today's SDKs of the vendor make: in headers, over query, headers, host and body.
+	SignatureACS3 Signature = "ACS3-HMAC-SHA256"
+)
+
 // Signature 1.0: the only method and version there are (CONTRACT: Signature 1.0).
 const (
-	signatureMethod  = "HMAC-SHA1"
+	signatureMethod  = string(SignatureHMACSHA1)
 	signatureVersion = "1.0"
 )
 
@@ -26,10 +36,13 @@ const maxNonceLen = 128
 
 // CanonicalQuery returns the parameters in the form signature 1.0 signs: sorted, encoded as RFC 3986 says,
 // Signature left out.
-func CanonicalQuery(values url.Values) string {
+func CanonicalQuery(values url.Values) string { return canonicalize(values, "Signature") }
+
+// canonicalize renders parameters sorted and encoded as RFC 3986 says, the one named without left out.
+func canonicalize(values url.Values, without string) string {
 	names := make([]string, 0, len(values))
 	for name := range values {
-		if name != "Signature" {
+		if without == "" || name != without {
 			names = append(names, name)
 		}
 	}
@@ -111,12 +124,34 @@ type Verifier struct {
 // Verify checks the signature of a request and returns the access key id it was made with. The error is an *Error
 // that says what is wrong, or what Secret or Nonces failed with.
 func (v *Verifier) Verify(ctx context.Context, r *Request) (accessKeyID string, err error) {
-	// The scheme of the Authorization header alone tells the signatures apart: clients of signature 1.0 send
-	// x-acs-action and x-acs-version too.
-	if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); scheme != "" {
-		return "", Errorf(CodeUnsupportedFeature, "Authorization: the scheme %s is not served; sign with signature 1.0, HMAC-SHA1", quote(scheme))
+	authorizations := r.Header.Values(headerAuthorization)
+	switch {
+	case len(authorizations) > 1:
+		return "", Errorf(CodeInvalidParameter, "The header Authorization is given %d times; once is allowed", len(authorizations))
+	case len(authorizations) == 1 && len(authorizations[0]) > maxAuthorizationLen:
+		return "", Errorf(CodeInvalidParameter, "The header Authorization has %d bytes; at most %d are allowed", len(authorizations[0]), maxAuthorizationLen)
 	}
-	return v.verifyHMACSHA1(ctx, r)
+	switch scheme, parameters := r.authorization(); {
+	case scheme == "":
+		return v.verifyHMACSHA1(ctx, r)
+	case strings.EqualFold(scheme, string(SignatureACS3)):
+		return v.verifyACS3(ctx, r, parameters)
+	default:
+		return "", Errorf(CodeUnsupportedFeature, "Authorization: the scheme %s is not served; sign with %s, or with signature 1.0, %s, in the parameters",
+			quote(scheme), SignatureACS3, SignatureHMACSHA1)
+	}
+}
+
+// authorization returns the scheme of the Authorization header and what follows it. The scheme alone tells the
+// signatures apart: clients of signature 1.0 send x-acs-action and x-acs-version too.
+func (req *Request) authorization() (scheme, parameters string) {
+	scheme, parameters, _ = strings.Cut(strings.TrimSpace(req.Header.Get(headerAuthorization)), " ")
+	return scheme, parameters
+}
+
+// errTemporaryCredentials refuses what comes with temporary credentials, which nobody here could check.
+func errTemporaryCredentials(where string) error {
+	return Errorf(CodeUnsupportedFeature, "%s: temporary (STS) credentials are not served; use an access key", where)
 }
 
 func (v *Verifier) verifyHMACSHA1(ctx context.Context, r *Request) (string, error) {
@@ -155,12 +190,12 @@ func (v *Verifier) verifyHMACSHA1(ctx context.Context, r *Request) (string, erro
 		return "", Errorf(CodeInvalidParameter, "SignatureVersion: %s is not allowed; it must be %s", quote(version), signatureVersion)
 	}
 	if r.Values.Get("SecurityToken") != "" {
-		return "", Errorf(CodeUnsupportedFeature, "SecurityToken: temporary (STS) credentials are not served; use an access key")
+		return "", errTemporaryCredentials("SecurityToken")
 	}
 	if len(nonce) > maxNonceLen {
 		return "", Errorf(CodeInvalidParameter, "SignatureNonce has %d bytes; at most %d are allowed", len(nonce), maxNonceLen)
 	}
-	at, err := v.checkTime(timestamp)
+	at, err := v.checkTime("Timestamp", timestamp)
 	if err != nil {
 		return "", err
 	}
@@ -181,23 +216,23 @@ const maxStringToSign = 2048
 
 func clipTo(s string, most int) string {
 	if len(s) > most {
-		return s[:most] + "…" // percent-encoded: any byte is a character
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }
 
-// checkTime reads a timestamp and holds it against the clock.
-func (v *Verifier) checkTime(timestamp string) (time.Time, error) {
+// checkTime reads the timestamp of that name and holds it against the clock.
+func (v *Verifier) checkTime(name, timestamp string) (time.Time, error) {
 	at, err := ParseTime(timestamp)
 	if err != nil {
-		return time.Time{}, Errorf(CodeInvalidParameter, "Timestamp: %v", err)
+		return time.Time{}, Errorf(CodeInvalidParameter, "%s: %v", name, err)
 	}
 	now := time.Now()
 	if v.Now != nil {
 		now = v.Now()
 	}
 	if off := now.Sub(at); off > ClockWindow || off < -ClockWindow {
-		return time.Time{}, Errorf(CodeInvalidTimeStampExpired, "Timestamp: %s is more than %d minutes from the endpoint's clock, %s; set the clocks", timestamp, int(ClockWindow.Minutes()), FormatTime(now))
+		return time.Time{}, Errorf(CodeInvalidTimeStampExpired, "%s: %s is more than %d minutes from the endpoint's clock, %s; set the clocks", name, timestamp, int(ClockWindow.Minutes()), FormatTime(now))
 	}
 	return at, nil
 }
@@ -219,18 +254,7 @@ func (v *Verifier) useNonce(ctx context.Context, key, nonce string, at time.Time
 		return err
 	}
 	if !fresh {
-		return Errorf(CodeSignatureNonceUsed, "SignatureNonce: %s was used before; every request needs a new one", quote(nonce))
+		return Errorf(CodeSignatureNonceUsed, "The signature nonce %s was used before; every request needs a new one", quote(nonce))
 	}
 	return nil
-}
-
-// Request is a call as it came, before anything in it is trusted.
-type Request struct {
-	// Method is GET or POST.
-	Method string
-	// Values are the parameters of the query and, with POST, of the form.
-	Values url.Values
-	Header http.Header
-	// Body is the body as it was sent, for signatures that cover it.
-	Body []byte
 }
