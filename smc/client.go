@@ -38,37 +38,6 @@ type Config struct {
 	Backoff func(retry int) time.Duration
 }
 
-// Names of the environment variables ConfigFromEnv reads.
-const (
-	EnvEndpoint        = "DROVER_ENDPOINT"
-	EnvRegion          = "DROVER_REGION"
-	EnvAccessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
-	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
-)
-
-// ConfigFromEnv reads DROVER_ENDPOINT, ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET and, optional,
-// DROVER_REGION through getenv (os.Getenv). The error names every variable that is missing.
-func ConfigFromEnv(getenv func(string) string) (Config, error) {
-	var missing []string
-	get := func(name string) string {
-		value := getenv(name)
-		if value == "" {
-			missing = append(missing, name)
-		}
-		return value
-	}
-	cfg := Config{
-		Endpoint:        get(EnvEndpoint),
-		AccessKeyID:     get(EnvAccessKeyID),
-		AccessKeySecret: get(EnvAccessKeySecret),
-		RegionID:        getenv(EnvRegion),
-	}
-	if len(missing) > 0 {
-		return Config{}, fmt.Errorf("not set in the environment: %s; drover-dev writes them to dev.env in its data directory, source that file", strings.Join(missing, ", "))
-	}
-	return cfg, nil
-}
-
 // Client calls the operations of an endpoint. It is safe for concurrent use.
 type Client struct {
 	endpoint *url.URL
@@ -94,6 +63,9 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("smc client: endpoint %s is not an address like https://host:port", quote(cfg.Endpoint))
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/"
+	if _, vendor := vendorEndpoint(endpoint); vendor && u.Scheme != "https" {
+		return nil, fmt.Errorf("smc client: endpoint %s: the vendor is called by https only", quote(cfg.Endpoint))
+	}
 	if cfg.AccessKeyID == "" || cfg.AccessKeySecret == "" {
 		return nil, errors.New("smc client: an access key id and its secret are needed")
 	}
