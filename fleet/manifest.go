@@ -57,35 +57,38 @@ type Mistake struct {
 	Text string
 }
 
-// Error implements error.
-func (m Mistake) Error() string {
+// String names the line and what is wrong with it.
+func (m Mistake) String() string {
 	if m.Line == 0 {
 		return m.Text
 	}
 	return fmt.Sprintf("line %d: %s", m.Line, m.Text)
 }
 
-// Mistakes are what is wrong with a manifest, in the order of its lines. There is at least one.
-type Mistakes []Mistake
+// ManifestError says that a manifest cannot be used.
+type ManifestError struct {
+	// Mistakes are in the order of their lines. There is at least one.
+	Mistakes []Mistake
+}
 
-// Error implements error: a line each.
-func (m Mistakes) Error() string {
-	lines := make([]string, len(m))
-	for i, mistake := range m {
-		lines[i] = mistake.Error()
+// Error implements error: a line for each mistake.
+func (e *ManifestError) Error() string {
+	lines := make([]string, len(e.Mistakes))
+	for i, mistake := range e.Mistakes {
+		lines[i] = mistake.String()
 	}
 	return strings.Join(lines, "\n")
 }
 
 // ReadManifest reads a manifest in YAML and checks it: its form, and the parameters of every server as the endpoint will
-// hold them against the contract. When it is not right the error is Mistakes; any other error is of reading.
+// hold them against the contract. When it is not right the error is a *ManifestError; any other error is of reading.
 func ReadManifest(from io.Reader) (*Fleet, error) {
 	data, err := io.ReadAll(io.LimitReader(from, MaxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest: %w", err)
 	}
 	if len(data) > MaxManifest {
-		return nil, Mistakes{{Text: fmt.Sprintf("the manifest is longer than %d bytes", MaxManifest)}}
+		return nil, &ManifestError{[]Mistake{{Text: fmt.Sprintf("the manifest is longer than %d bytes", MaxManifest)}}}
 	}
 	r := &reader{patterns: map[string]int{}, named: map[string]int{}}
 	var fleet *Fleet
@@ -93,7 +96,7 @@ func ReadManifest(from io.Reader) (*Fleet, error) {
 		fleet = r.fleet(document)
 	}
 	if len(r.mistakes) > 0 {
-		return nil, r.told()
+		return nil, &ManifestError{r.told()}
 	}
 	return fleet, nil
 }
@@ -190,13 +193,13 @@ func (r *reader) mistake(node *yaml.Node, format string, args ...any) {
 func (r *reader) add(line int, text string) { r.mistakes = append(r.mistakes, Mistake{line, text}) }
 
 // told returns the mistakes as they are told: in order, each once, and not too many of them.
-func (r *reader) told() Mistakes {
+func (r *reader) told() []Mistake {
 	seen := map[Mistake]bool{} // what is wrong with the defaults is found again with every server
-	told := Mistakes(slices.DeleteFunc(r.mistakes, func(m Mistake) bool {
+	told := slices.DeleteFunc(r.mistakes, func(m Mistake) bool {
 		twice := seen[m]
 		seen[m] = true
 		return twice
-	}))
+	})
 	slices.SortStableFunc(told, func(a, b Mistake) int { return a.Line - b.Line })
 	if more := len(told) - maxMistakes; more > 0 {
 		told = append(told[:maxMistakes:maxMistakes], Mistake{Text: fmt.Sprintf("and %d mistakes more", more)})

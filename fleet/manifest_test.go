@@ -296,14 +296,14 @@ func TestMistakes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fleet, err := ReadManifest(strings.NewReader(test.manifest))
 			assert.Nil(t, fleet)
-			var mistakes Mistakes
-			require.ErrorAs(t, err, &mistakes)
-			for i, mistake := range mistakes {
+			var refused *ManifestError
+			require.ErrorAs(t, err, &refused)
+			for i, mistake := range refused.Mistakes {
 				if i < len(test.want) {
-					assert.Contains(t, mistake.Error(), test.want[i])
+					assert.Contains(t, mistake.String(), test.want[i])
 				}
 			}
-			assert.Len(t, mistakes, len(test.want), "%v", err)
+			assert.Len(t, refused.Mistakes, len(test.want), "%v", err)
 		})
 	}
 }
@@ -332,9 +332,9 @@ func repeat(s string, n int) (list []string) {
 
 func TestReadingFails(t *testing.T) {
 	_, err := ReadManifest(iotest.ErrReader(errors.New("gone")))
-	var mistakes Mistakes
+	var refused *ManifestError
 	assert.ErrorContains(t, err, "read the manifest: gone")
-	assert.False(t, errors.As(err, &mistakes), "that is not the manifest's fault")
+	assert.NotErrorAs(t, err, &refused, "that is not the manifest's fault")
 }
 
 // What the vendor may support and a center does not is no mistake, but does not hide others.
@@ -368,8 +368,8 @@ func FuzzReadManifest(f *testing.F) {
 		fleet, err := ReadManifest(strings.NewReader(text))
 		late.Stop()
 		if err != nil {
-			var mistakes Mistakes
-			if !errors.As(err, &mistakes) || len(mistakes) == 0 {
+			var refused *ManifestError
+			if !errors.As(err, &refused) || len(refused.Mistakes) == 0 {
 				t.Fatalf("not a mistake: %v", err)
 			}
 			return

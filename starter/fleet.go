@@ -102,6 +102,9 @@ keepJob. Those of defaults hold for every server that does not say otherwise.`,
 		if file == "" {
 			return usagef("%s: -f FILE is missing", cmd.CommandPath())
 		}
+		if watch && dryRun {
+			return usagef("--watch and --dry-run exclude each other")
+		}
 		manifest, err := readManifest(file, cmd.InOrStdin())
 		if err != nil {
 			// How the command is called does not help with what is in the file.
@@ -113,11 +116,9 @@ keepJob. Those of defaults hold for every server that does not say otherwise.`,
 		}
 		return c.fleetRun(func(ctx context.Context, f *fleets, _ []string) error { return f.apply(ctx, manifest, watch) })(cmd, nil)
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the manifest; - is standard input")
-	cmd.Flags().Lookup("file").Usage = "`FILE` that holds the manifest; - is standard input"
+	cmd.Flags().StringVarP(&file, "file", "f", "", "`FILE` that holds the manifest; - is standard input")
 	cmd.Flags().BoolVar(&watch, "watch", false, "show the fleet until it ends, as drover fleet watch does")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only check the manifest and show it")
-	cmd.MarkFlagsMutuallyExclusive("watch", "dry-run")
 	return cmd
 }
 
@@ -135,13 +136,13 @@ func readManifest(name string, stdin io.Reader) (*fleet.Fleet, error) {
 		from = file
 	}
 	manifest, err := fleet.ReadManifest(from)
-	var mistakes fleet.Mistakes
-	if !errors.As(err, &mistakes) {
+	var refused *fleet.ManifestError
+	if !errors.As(err, &refused) {
 		return manifest, err
 	}
 	var b strings.Builder
 	b.WriteString("the manifest cannot be used:")
-	for _, mistake := range mistakes {
+	for _, mistake := range refused.Mistakes {
 		at := name
 		if mistake.Line > 0 {
 			at += ":" + strconv.Itoa(mistake.Line)
