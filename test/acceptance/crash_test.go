@@ -26,7 +26,7 @@ func requireBetween(t *testing.T, d *smc.DescribeReplicationJobDetailsResult) {
 
 // requireLittleTwice checks what a run sent against what it had to send: no more than a window per stream and interruption
 // went twice. The center's figure is held against what the kernel saw the agent write.
-func requireLittleTwice(t *testing.T, a *agent, run smc.JobRun, needed int64, interruptions int64) {
+func requireLittleTwice(t *testing.T, a *agent, run smc.JobRun, needed, interruptions int64) {
 	t.Helper()
 	bound := needed + interruptions*streams*window
 	t.Logf("sent %d bytes (%d on the wire, the agent wrote %d) of %d: %.1f MiB twice, at most %d MiB allowed",

@@ -36,7 +36,6 @@ type stack struct {
 	dev    *process
 	env    map[string]string
 	client *smc.Client
-	agents int
 }
 
 // newStack starts a drover-dev.
