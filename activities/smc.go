@@ -250,17 +250,20 @@ func (a *SMC) DescribeJob(ctx context.Context, jobID string) (*JobView, error) {
 type AwaitJobInput struct {
 	JobID string
 	While []smc.JobStatus
+	// Images are those that are known. Another one is news: a run may begin and end between two polls.
+	Images []string
 }
 
 // AwaitJob is the safety net for lost events: each attempt looks at the job once, and fails with TypeUnchanged while
-// its status is one of While. Temporal's retries are the poll; they leave no history.
+// its status is one of While and every image of it is known. Temporal's retries are the poll; they leave no history.
 func (a *SMC) AwaitJob(ctx context.Context, in AwaitJobInput) (*JobView, error) {
 	view, err := a.DescribeJob(ctx, in.JobID)
 	if err != nil {
 		// A key that was withdrawn, an endpoint that answers nonsense: whoever mends it, the migration is still there.
 		return nil, unchanged(err, "job %s could not be looked at", in.JobID)
 	}
-	if slices.Contains(in.While, view.Status) {
+	known := func(image string) bool { return slices.Contains(in.Images, image) }
+	if slices.Contains(in.While, view.Status) && !slices.ContainsFunc(view.Images, func(image string) bool { return !known(image) }) {
 		return nil, unchanged(nil, "job %s is still %s", in.JobID, view.Status)
 	}
 	return view, nil

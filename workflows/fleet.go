@@ -29,6 +29,8 @@ type fleetState struct {
 	Reason     string
 	Sequence   uint64 // of the events it published
 	Migrations []*fleetMigration
+	// Events are those that are not published yet. While NATS is away they are carried over continue-as-new.
+	Events []activities.FleetEvent
 }
 
 // fleetMigration is what a fleet knows of one of its migrations.
@@ -38,14 +40,20 @@ type fleetMigration struct {
 	Wave     int
 	Status   fleet.MigrationStatus
 	Started  bool // its workflow was started
-	// Life is that of the reports taken; reports of FormerLife, which a retry replaced, come too late.
+	// Life is the run its workflow began with; only that one's reports are taken. Those of FormerLife, which a retry
+	// replaced, come too late.
 	Life, FormerLife string
 	Report           int // number of the newest report
 	// The slot of request n is held from the grant of n until the release of n.
 	Requested, Granted, Released int
 	// Forgiven: its failure no longer counts against the wave's limit.
 	Forgiven bool
+	// restarting: it is started as soon as its former life has closed.
+	restarting bool
 }
+
+// neverStarted is the Life of a migration whose workflow could not be started: another one has its id.
+const neverStarted = "never started"
 
 func (f *fleetMigration) holdsSlot() bool { return f.Granted > f.Released }
 
@@ -58,9 +66,11 @@ type fleetWorkflow struct {
 	fleetState
 	cancelling bool
 	// news counts what came from outside that the fleet may have to act on.
-	news      int
-	events    []activities.FleetEvent
-	sending   bool
+	news    int
+	sending bool
+	// starting counts the starts whose outcome is not known.
+	starting  int
+	finishing bool
 	stopWatch workflow.CancelFunc
 	// rewatch has the watch look after those that were started since it began.
 	rewatch workflow.CancelFunc
@@ -93,6 +103,7 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 		f.cancelling = true
 		f.news++
 	})
+	f.send(work)
 	f.watch(work)
 	for {
 		// A step takes time: what comes meanwhile needs another one.
@@ -102,16 +113,13 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 			break
 		}
 		err := workflow.Await(work, func() bool {
-			return f.news != before || workflow.GetInfo(ctx).GetContinueAsNewSuggested()
+			return f.news != before || f.historyFull(ctx)
 		})
 		if err != nil {
 			return nil, err
 		}
-		if f.news != before {
-			continue
-		}
-		// What is still to be said must be said by this run. A cancellation that comes meanwhile is lost to the next one.
-		if f.drain(work); f.news == before {
+		// A cancellation that has come is not known to a next run; that of the context is there before it is news.
+		if f.news == before && ctx.Err() == nil {
 			return nil, f.continueAsNew(ctx)
 		}
 	}
@@ -121,6 +129,11 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 		return &status, temporal.NewCanceledError()
 	}
 	return &status, nil
+}
+
+// historyFull reports whether the workflow should, and can, go on in a new run.
+func (f *fleetWorkflow) historyFull(ctx workflow.Context) bool {
+	return workflow.GetInfo(ctx).GetContinueAsNewSuggested() && ctx.Err() == nil && f.starting == 0 && workflow.AllHandlersFinished(ctx)
 }
 
 // fail ends a fleet that could not begin.
@@ -152,7 +165,7 @@ func (f *fleetWorkflow) serve(ctx workflow.Context) error {
 		f.resume(request)
 		return nil
 	}, workflow.UpdateHandlerOptions{Validator: func(_ workflow.Context, request fleet.ResumeRequest) error {
-		if !f.cancelling && (f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed)) {
+		if !f.cancelling && !f.finishing && (f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed)) {
 			return nil
 		}
 		return temporal.NewNonRetryableApplicationError(fmt.Sprintf("fleet %s is %s, not Paused: there is nothing to resume", f.Fleet.Name, f.Status), "NotPaused", nil)
@@ -164,7 +177,8 @@ func failed(migration *fleetMigration) bool { return migration.Status.Phase == f
 // take takes over what a migration reports, unless it is old news.
 func (f *fleetWorkflow) take(report migrationReport) {
 	for _, migration := range f.Migrations {
-		if migration.SourceID != report.Status.SourceID || report.Life == migration.FormerLife || report.Number <= migration.Report {
+		foreign := report.Life == migration.FormerLife || migration.Life != "" && report.Life != migration.Life
+		if migration.SourceID != report.Status.SourceID || !migration.Started || foreign || report.Number <= migration.Report {
 			continue
 		}
 		migration.Life = report.Life
@@ -225,7 +239,8 @@ func (f *fleetWorkflow) step(ctx workflow.Context) {
 	f.checkFailures(ctx)
 	for f.Status == fleet.Running {
 		f.begin(ctx)
-		if f.Wave+1 >= len(f.Fleet.Waves) || !f.settled() {
+		f.checkFailures(ctx)
+		if f.Status != fleet.Running || f.Wave+1 >= len(f.Fleet.Waves) || !f.settled() {
 			break
 		}
 		f.Wave++
@@ -236,34 +251,86 @@ func (f *fleetWorkflow) step(ctx workflow.Context) {
 	}
 }
 
-// begin starts the migrations of all waves up to the current one that were not started yet.
+// startsAtOnce is how many migrations are started in one step.
+const startsAtOnce = 50
+
+// begin starts migrations of the waves up to the current one that were not started yet: as many as go in a step.
 func (f *fleetWorkflow) begin(ctx workflow.Context) {
+	began := map[*fleetMigration]workflow.Future{}
+	var order []*fleetMigration
 	for _, migration := range f.Migrations {
-		if migration.Started || migration.Wave > f.Wave {
+		switch {
+		case migration.Started || migration.restarting || migration.Wave > f.Wave:
+			continue
+		case migration.FormerLife != "":
+			f.restart(ctx, migration)
+			continue
+		case len(order) == startsAtOnce:
+			f.news++ // the others with the next step
 			continue
 		}
-		if f.rewatch != nil {
-			f.rewatch()
-		}
-		migration.Started = true
-		child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-			WorkflowID:        fleet.MigrationID(f.Fleet.Name, migration.SourceID),
-			ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON, // it applies at continue-as-new, too
-			TypedSearchAttributes: temporal.NewSearchAttributes(
-				AttributeFleet.ValueSet(f.Fleet.Name), AttributePhase.ValueSet(string(fleet.PhasePending)),
-			),
-			StaticSummary: migration.Server.Name,
-		})
-		started := workflow.ExecuteChildWorkflow(child, Migration, MigrationInput{
-			Fleet: f.Fleet.Name, Wave: f.Fleet.Waves[migration.Wave].Name, Server: migration.Server, SourceID: migration.SourceID,
-			PollInterval: f.Fleet.PollInterval,
-		}).GetChildWorkflowExecution()
-		if err := started.Get(ctx, nil); err != nil {
-			migration.Status.Phase = fleet.PhaseFailed
-			migration.Status.Error = fmt.Sprintf("the migration could not be started: %v. Is one of an earlier fleet of this name still going on?", err)
-			f.news++
-		}
+		began[migration] = f.start(ctx, migration)
+		order = append(order, migration)
 	}
+	for _, migration := range order {
+		f.started(ctx, migration, began[migration])
+	}
+}
+
+// start starts the workflow of a migration.
+func (f *fleetWorkflow) start(ctx workflow.Context, migration *fleetMigration) workflow.Future {
+	if f.rewatch != nil {
+		f.rewatch()
+	}
+	migration.Started = true
+	f.starting++
+	child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:        fleet.MigrationID(f.Fleet.Name, migration.SourceID),
+		ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON, // it applies at continue-as-new, too
+		TypedSearchAttributes: temporal.NewSearchAttributes(
+			AttributeFleet.ValueSet(f.Fleet.Name), AttributePhase.ValueSet(string(fleet.PhasePending)),
+		),
+		StaticSummary: migration.Server.Name,
+	})
+	return workflow.ExecuteChildWorkflow(child, Migration, MigrationInput{
+		Fleet: f.Fleet.Name, Wave: f.Fleet.Waves[migration.Wave].Name, Server: migration.Server, SourceID: migration.SourceID,
+		PollInterval: f.Fleet.PollInterval,
+	}).GetChildWorkflowExecution()
+}
+
+// started waits until the start is done, or has failed.
+func (f *fleetWorkflow) started(ctx workflow.Context, migration *fleetMigration, start workflow.Future) {
+	var execution workflow.Execution
+	err := start.Get(ctx, &execution)
+	f.starting--
+	migration.Life = execution.RunID
+	if err == nil {
+		return
+	}
+	migration.Life = neverStarted
+	migration.Status.Phase = fleet.PhaseFailed
+	migration.Status.Error = fmt.Sprintf("the migration could not be started: %v. Is one of an earlier fleet of this name still going on?", err)
+	f.news++
+}
+
+// restart starts a migration again once its former life has closed: that one may still have events to publish.
+func (f *fleetWorkflow) restart(ctx workflow.Context, migration *fleetMigration) {
+	migration.restarting = true
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		var orchestration *activities.Orchestration
+		err := workflow.ExecuteActivity(onNotification(ctx), orchestration.WatchMigrations, activities.WatchMigrationsInput{
+			Fleet: f.Fleet.Name, SourceIDs: []string{migration.SourceID},
+		}).Get(ctx, nil)
+		if err != nil {
+			workflow.GetLogger(ctx).Error("the former migration was not found closed", "source", migration.SourceID, "error", err)
+		}
+		// It may have been cancelled meanwhile; when the fleet is paused, the next step after that restarts it.
+		if migration.Status.Phase == fleet.PhasePending && f.Status == fleet.Running && !f.cancelling {
+			f.started(ctx, migration, f.start(ctx, migration))
+		}
+		migration.restarting = false
+		f.news++
+	})
 }
 
 // settled reports whether every migration of the waves so far has ended or rests.
@@ -273,6 +340,12 @@ func (f *fleetWorkflow) settled() bool {
 
 // admit grants free slots to those who asked, in the order of the manifest.
 func (f *fleetWorkflow) admit(ctx workflow.Context) {
+	type grant struct {
+		migration *fleetMigration
+		life      string
+		sent      workflow.Future
+	}
+	var granted []grant
 	for w, wave := range f.Fleet.Waves {
 		held := 0
 		for _, migration := range f.Migrations {
@@ -281,7 +354,7 @@ func (f *fleetWorkflow) admit(ctx workflow.Context) {
 			}
 		}
 		for _, migration := range f.Migrations {
-			if migration.Wave != w || migration.Requested <= migration.Granted || migration.Status.Phase.Ended() {
+			if migration.Wave != w || migration.Requested <= max(migration.Granted, migration.Released) || migration.Status.Phase.Ended() {
 				continue
 			}
 			if wave.MaxConcurrent > 0 && held >= wave.MaxConcurrent {
@@ -289,12 +362,19 @@ func (f *fleetWorkflow) admit(ctx workflow.Context) {
 			}
 			migration.Granted = migration.Requested
 			held++
-			if err := workflow.SignalExternalWorkflow(ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "", signalSlotGranted, migration.Granted).Get(ctx, nil); err != nil {
-				workflow.GetLogger(ctx).Warn("slot not granted: the migration is gone", "source", migration.SourceID, "error", err)
-				migration.Released = migration.Granted
-				held--
-			}
+			granted = append(granted, grant{migration, migration.Life, workflow.SignalExternalWorkflow(
+				ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "", signalSlotGranted, migration.Granted,
+			)})
 		}
+	}
+	for _, g := range granted {
+		err := g.sent.Get(ctx, nil)
+		if err == nil || g.migration.Life != g.life {
+			continue
+		}
+		workflow.GetLogger(ctx).Warn("slot not granted: the migration is gone", "source", g.migration.SourceID, "error", err)
+		g.migration.Released = g.migration.Granted
+		f.news++
 	}
 }
 
@@ -332,14 +412,21 @@ func (f *fleetWorkflow) cancel(ctx workflow.Context) {
 	}
 	f.Reason = reason
 	f.publish(ctx, f.Status)
+	asked := map[*fleetMigration]workflow.Future{}
 	for _, migration := range f.Migrations {
 		switch {
 		case migration.open():
-			if err := workflow.RequestCancelExternalWorkflow(ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "").Get(ctx, nil); err != nil {
-				workflow.GetLogger(ctx).Warn("migration not cancelled: it is gone", "source", migration.SourceID, "error", err)
-			}
+			asked[migration] = workflow.RequestCancelExternalWorkflow(ctx, fleet.MigrationID(f.Fleet.Name, migration.SourceID), "")
 		case !migration.Started:
 			migration.Status.Phase = fleet.PhaseCancelled
+		}
+	}
+	for _, migration := range f.Migrations {
+		if asked[migration] == nil {
+			continue
+		}
+		if err := asked[migration].Get(ctx, nil); err != nil {
+			workflow.GetLogger(ctx).Warn("migration not cancelled: it is gone", "source", migration.SourceID, "error", err)
 		}
 	}
 }
@@ -352,7 +439,7 @@ func (f *fleetWorkflow) ended() bool {
 // finish gives the fleet its last state and waits until the world was told.
 func (f *fleetWorkflow) finish(ctx workflow.Context) {
 	previous := f.Status
-	f.Reason = ""
+	f.Reason, f.finishing = "", true
 	switch {
 	case f.cancelling:
 		f.Status = fleet.Cancelled
@@ -370,7 +457,7 @@ func (f *fleetWorkflow) finish(ctx workflow.Context) {
 
 // drain waits until every event is published and every handler has answered.
 func (f *fleetWorkflow) drain(ctx workflow.Context) {
-	_ = workflow.Await(ctx, func() bool { return len(f.events) == 0 && !f.sending && workflow.AllHandlersFinished(ctx) })
+	_ = workflow.Await(ctx, func() bool { return len(f.Events) == 0 && !f.sending && workflow.AllHandlersFinished(ctx) })
 }
 
 // watch finds migrations whose workflow was ended from outside, so that they could not report it.
@@ -387,9 +474,11 @@ func (f *fleetWorkflow) watch(ctx workflow.Context) {
 				return
 			}
 			input := activities.WatchMigrationsInput{Fleet: f.Fleet.Name}
+			lives := map[string]string{}
 			for _, migration := range f.Migrations {
 				if migration.open() {
 					input.SourceIDs = append(input.SourceIDs, migration.SourceID)
+					lives[migration.SourceID] = migration.Life
 				}
 			}
 			var orchestration *activities.Orchestration
@@ -403,7 +492,7 @@ func (f *fleetWorkflow) watch(ctx workflow.Context) {
 			}
 			for _, migration := range f.Migrations {
 				how, ok := closed[migration.SourceID]
-				if !ok || !migration.open() {
+				if !ok || !migration.open() || migration.Life != lives[migration.SourceID] {
 					continue
 				}
 				migration.Status.Phase = fleet.PhaseFailed
@@ -442,8 +531,14 @@ func (f *fleetWorkflow) status() fleet.Status {
 
 // whyQueued says what a migration waits for that has asked for a slot.
 func (f *fleetWorkflow) whyQueued(migration *fleetMigration) string {
-	if f.Status == fleet.Paused {
+	wave := f.Fleet.Waves[migration.Wave]
+	switch {
+	case f.Status == fleet.Paused:
 		return "the fleet is paused"
+	case f.cancelling:
+		return "the fleet is being cancelled"
+	case wave.MaxConcurrent == 0:
+		return "is being given a slot"
 	}
 	var holders []string
 	ahead := 0
@@ -462,7 +557,7 @@ func (f *fleetWorkflow) whyQueued(migration *fleetMigration) string {
 		}
 	}
 	return fmt.Sprintf("waits for one of the %d slots of wave %s, held by %s; %d ahead of it",
-		f.Fleet.Waves[migration.Wave].MaxConcurrent, f.Fleet.Waves[migration.Wave].Name, strings.Join(holders, ", "), ahead)
+		wave.MaxConcurrent, wave.Name, strings.Join(holders, ", "), ahead)
 }
 
 // publish tells the world how the fleet is, in the background and in order.
@@ -473,21 +568,26 @@ func (f *fleetWorkflow) publish(ctx workflow.Context, previous fleet.State) {
 	event.Done, event.Failed, event.Open = status.Counts()
 	status.Servers = nil
 	event.Status = status
-	f.events = append(f.events, event)
-	if f.sending {
+	f.Events = append(f.Events, event)
+	f.send(ctx)
+}
+
+// send publishes events in the background. While NATS is away they wait; the fleet does not.
+func (f *fleetWorkflow) send(ctx workflow.Context) {
+	if f.sending || len(f.Events) == 0 {
 		return
 	}
 	f.sending = true
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		defer func() { f.sending = false }()
-		for len(f.events) > 0 {
-			batch := f.events
-			f.events = nil
+		for len(f.Events) > 0 {
+			batch := slices.Clone(f.Events[:min(len(f.Events), eventBatch)])
 			var notification *activities.Notification
 			if err := workflow.ExecuteActivity(onNotification(ctx), notification.PublishFleet, batch).Get(ctx, nil); err != nil {
 				workflow.GetLogger(ctx).Error("events not published", "error", err)
 			}
+			f.Events = f.Events[len(batch):]
 		}
 	})
 }

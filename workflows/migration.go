@@ -66,6 +66,8 @@ type migrationState struct {
 	Request  int
 	Released int
 	CutOver  bool // asked for by hand
+	// Events are those that are not published yet. While NATS is away they are carried over continue-as-new.
+	Events []activities.MigrationEvent
 }
 
 // migration takes one server through an SMC endpoint.
@@ -73,10 +75,10 @@ type migration struct {
 	MigrationInput
 	migrationState
 	job *activities.JobView
-	// news counts what came from outside; those who wait look again when it grows.
-	news    int
-	events  []activities.MigrationEvent
-	sending bool
+	// news counts what came from outside; seen is what it was at the latest look at the job. Who waits looks again when
+	// the two differ.
+	news, seen int
+	sending    bool
 	// reported is the last signal to the fleet. Temporal drops those that a workflow has sent and not delivered when it closes.
 	reported workflow.Future
 }
@@ -100,13 +102,16 @@ func Migration(ctx workflow.Context, in MigrationInput) (*fleet.MigrationStatus,
 		m.Life, m.Began = workflow.GetInfo(ctx).WorkflowExecution.RunID, workflow.Now(ctx).UTC()
 		m.Status = fleet.MigrationStatus{Name: in.Server.Name, SourceID: in.SourceID, Wave: in.Wave}
 	}
+	if m.PollInterval <= 0 {
+		m.PollInterval = fleet.DefaultPollInterval
+	}
 	if err := m.serve(ctx); err != nil {
 		return nil, err
 	}
+	m.send(ctx)
 	err := m.migrate(ctx)
 	var again *workflow.ContinueAsNewError
 	if errors.As(err, &again) {
-		m.drain(ctx)
 		return nil, err
 	}
 	after, cancel := workflow.NewDisconnectedContext(ctx)
@@ -164,10 +169,14 @@ func (m *migration) serve(ctx workflow.Context) error {
 
 // jobChanged takes an event of the job as a reason to look; what is true is read from the endpoint.
 func (m *migration) jobChanged(change fleet.JobChanged) {
-	if m.Status.JobID != "" && change.JobID != m.Status.JobID || change.Sequence <= m.JobSeen {
+	switch {
+	case m.Status.JobID == "":
+		// The answer to create is on the way; or it is a job of an earlier migration, whose numbers say nothing of ours.
+	case change.JobID != m.Status.JobID || change.Sequence <= m.JobSeen:
 		return
+	default:
+		m.JobSeen = change.Sequence
 	}
-	m.JobSeen = change.Sequence
 	m.news++
 }
 
@@ -224,17 +233,10 @@ func (m *migration) migrate(ctx workflow.Context) error {
 // create checks the ground, and creates the job or takes over the one an earlier life of this migration left.
 func (m *migration) create(ctx workflow.Context) error {
 	m.enter(ctx, fleet.PhasePreflight, "")
-	name := fleet.JobName(m.Fleet, m.Server.Name, m.SourceID)
-	var smcActivities *activities.SMC
-	var preflight activities.PreflightResult
-	err := m.insist(ctx, func() error {
-		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.Preflight, activities.PreflightInput{SourceID: m.SourceID, JobName: name}).Get(ctx, &preflight)
-	})
-	if err != nil {
+	if err := m.insist(ctx, func() error { return m.preflight(ctx) }); err != nil {
 		return m.because(err, "preflight")
 	}
-	if preflight.Job != nil {
-		m.Status.JobID = preflight.Job.JobID
+	if m.Status.JobID != "" {
 		return nil
 	}
 	request, err := m.Server.Request("", m.SourceID)
@@ -243,8 +245,10 @@ func (m *migration) create(ctx workflow.Context) error {
 	}
 	if !request.ScheduledStart().IsZero() {
 		// The endpoint starts the job at its time, whatever the fleet says: its slot is taken before.
-		if err := m.acquire(ctx); err != nil {
-			return err
+		for granted := false; !granted; m.seen = m.news { // no news is of a job that is not there
+			if granted, err = m.acquire(ctx, time.Time{}); err != nil {
+				return err
+			}
 		}
 	}
 	m.enter(ctx, fleet.PhaseCreating, "")
@@ -254,9 +258,15 @@ func (m *migration) create(ctx workflow.Context) error {
 	options.WaitForCancellation = true
 	createCtx := workflow.WithActivityOptions(ctx, options)
 	err = m.insist(ctx, func() error {
-		attempt++
+		if attempt++; attempt > 1 {
+			// The attempt before may have made the job all the same.
+			if err := m.preflight(ctx); err != nil || m.Status.JobID != "" {
+				return err
+			}
+		}
+		var smcActivities *activities.SMC
 		return workflow.ExecuteActivity(createCtx, smcActivities.CreateJob, activities.CreateJobInput{
-			Server: m.Server, SourceID: m.SourceID, JobName: name, ClientToken: m.clientToken(ctx, attempt),
+			Server: m.Server, SourceID: m.SourceID, JobName: m.jobName(), ClientToken: m.clientToken(ctx, attempt),
 			ValidTime: workflow.Now(ctx).Add(smc.DefaultValidity).UTC().Truncate(time.Second),
 		}).Get(ctx, &m.Status.JobID)
 	})
@@ -264,6 +274,21 @@ func (m *migration) create(ctx workflow.Context) error {
 		return m.because(err, "create")
 	}
 	return nil
+}
+
+func (m *migration) jobName() string { return fleet.JobName(m.Fleet, m.Server.Name, m.SourceID) }
+
+// preflight checks the ground. It takes over the job that an earlier life or attempt of this migration left, if there is one.
+func (m *migration) preflight(ctx workflow.Context) error {
+	var smcActivities *activities.SMC
+	var found activities.PreflightResult
+	err := workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.Preflight, activities.PreflightInput{
+		SourceID: m.SourceID, JobName: m.jobName(),
+	}).Get(ctx, &found)
+	if err == nil && found.Job != nil {
+		m.Status.JobID = found.Job.JobID
+	}
+	return err
 }
 
 // clientToken is the same for every try of one attempt, and differs between attempts and between lives.
@@ -280,10 +305,15 @@ func (m *migration) start(ctx workflow.Context) error {
 		return m.because(err, "parameters")
 	}
 	if at := request.ScheduledStart(); !at.IsZero() {
+		if granted, err := m.acquire(ctx, time.Time{}); err != nil || !granted { // one taken over may have none
+			return err
+		}
 		m.enter(ctx, fleet.PhaseScheduled, "the endpoint starts the job at "+smc.FormatTime(at))
 		return m.await(ctx, smc.StatusReady)
 	}
+	var closes time.Time
 	if window := m.Server.Window; window != nil {
+		closes = window.NotAfter
 		if wait := window.NotBefore.Sub(workflow.Now(ctx)); wait > 0 {
 			m.enter(ctx, fleet.PhaseScheduled, "the window opens at "+window.NotBefore.Format(time.RFC3339))
 			if changed, err := m.pause(ctx, wait); err != nil || changed {
@@ -291,30 +321,52 @@ func (m *migration) start(ctx workflow.Context) error {
 			}
 		}
 	}
-	if err := m.acquire(ctx); err != nil {
+	granted, err := m.acquire(ctx, closes)
+	if err != nil {
 		return err
 	}
-	if window := m.Server.Window; window != nil && !window.NotAfter.IsZero() && workflow.Now(ctx).After(window.NotAfter) {
+	if !closes.IsZero() && !workflow.Now(ctx).Before(closes) {
 		m.release(ctx)
-		return failure{fmt.Sprintf("the window closed at %s before the job could be started: start job %s by hand, or delete it and apply the fleet with another window", window.NotAfter.Format(time.RFC3339), m.Status.JobID)}
+		return failure{fmt.Sprintf("the window closed at %s before the job could be started: start job %s by hand, or delete it and apply the fleet with another window", closes.Format(time.RFC3339), m.Status.JobID)}
 	}
-	return m.startJob(ctx)
+	if !granted {
+		return nil
+	}
+	if err := m.startJob(ctx); err != nil {
+		return err
+	}
+	return m.settle(ctx, smc.StatusReady, "the start was accepted and the job is still Ready: the endpoint starts it when it can")
 }
 
-// startJob calls Start; its answer means that the job runs.
+// startJob calls Start; its answer means that the job runs, or will as soon as the endpoint has room for it.
 func (m *migration) startJob(ctx workflow.Context) error {
 	m.job = nil
-	m.enter(ctx, fleet.PhaseStarting, "")
+	if m.Status.Phase != fleet.PhaseStarting {
+		m.enter(ctx, fleet.PhaseStarting, "")
+	}
 	var smcActivities *activities.SMC
 	err := m.insist(ctx, func() error {
 		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.StartJob, m.Status.JobID).Get(ctx, nil)
 	})
-	if err != nil {
+	if err != nil && errorType(err) != smc.CodeReplicationJobInvalidStatus {
 		m.release(ctx)
 		return m.because(err, "start")
 	}
-	return nil
+	return nil // with InvalidStatus: the job moved meanwhile, or was started already; look again
 }
+
+// settle looks at a job that was told to leave a status. While it is still shown there it is given some time.
+func (m *migration) settle(ctx workflow.Context, status smc.JobStatus, reason string) error {
+	if err := m.look(ctx); err != nil || m.job.Status != status {
+		return err
+	}
+	m.enter(ctx, m.Status.Phase, reason)
+	_, err := m.pause(ctx, min(m.PollInterval, settleTime))
+	return err
+}
+
+// settleTime is how long an endpoint is given to show what it was told.
+const settleTime = 30 * time.Second
 
 // follow waits while the job runs.
 func (m *migration) follow(ctx workflow.Context) error {
@@ -339,13 +391,22 @@ func (m *migration) retry(ctx workflow.Context) error {
 	}
 	wait := m.Server.Retry.Wait(m.Status.Attempts + 1)
 	m.enter(ctx, fleet.PhaseBackoff, fmt.Sprintf("the job is started again in %s (retry %d of %d)", wait, m.Status.Attempts+1, m.Server.Retry.Limit))
-	if changed, err := m.pause(ctx, wait); err != nil || changed {
-		return err // someone else moved the job: look again
+	for until := workflow.Now(ctx).Add(wait); ; {
+		changed, err := m.pause(ctx, until.Sub(workflow.Now(ctx)))
+		if err != nil {
+			return err
+		}
+		if !changed {
+			break
+		}
+		if err := m.look(ctx); err != nil || m.job.Status != smc.StatusInError {
+			return err // someone else moved the job
+		}
 	}
-	m.Status.Attempts++
-	if err := m.acquire(ctx); err != nil {
+	if granted, err := m.acquire(ctx, time.Time{}); err != nil || !granted {
 		return err
 	}
+	m.Status.Attempts++
 	return m.startJob(ctx)
 }
 
@@ -375,12 +436,14 @@ func (m *migration) between(ctx workflow.Context) error {
 // cutOver ends an incremental job, with one last run or without.
 func (m *migration) cutOver(ctx workflow.Context, syncData bool) error {
 	if syncData {
-		if err := m.acquire(ctx); err != nil {
+		if granted, err := m.acquire(ctx, time.Time{}); err != nil || !granted {
 			return err
 		}
 	}
 	m.job = nil
-	m.enter(ctx, fleet.PhaseCuttingOver, "")
+	if m.Status.Phase != fleet.PhaseCuttingOver {
+		m.enter(ctx, fleet.PhaseCuttingOver, "")
+	}
 	var smcActivities *activities.SMC
 	err := m.insist(ctx, func() error {
 		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.CutOver, activities.CutOverInput{JobID: m.Status.JobID, SyncData: syncData}).Get(ctx, nil)
@@ -389,7 +452,8 @@ func (m *migration) cutOver(ctx workflow.Context, syncData bool) error {
 		m.release(ctx)
 		return m.because(err, "cutover")
 	}
-	return nil // with InvalidStatus: the job moved meanwhile, or the answer to an earlier try was lost; look again
+	// With InvalidStatus the job moved meanwhile, or the answer to an earlier try was lost: look again.
+	return m.settle(ctx, smc.StatusWaiting, "the cutover was accepted and the job is still Waiting")
 }
 
 // deliver verifies the image and cleans up.
@@ -428,15 +492,18 @@ func (m *migration) undo(ctx workflow.Context) {
 	}
 	if m.Status.JobID == "" {
 		// A create whose answer never came may have made a job all the same.
-		var smcActivities *activities.SMC
-		var found activities.PreflightResult
-		err := workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.Preflight, activities.PreflightInput{
-			SourceID: m.SourceID, JobName: fleet.JobName(m.Fleet, m.Server.Name, m.SourceID),
-		}).Get(ctx, &found)
-		if err != nil || found.Job == nil {
-			return // another's job has the name, or there is none
+		err := m.preflight(ctx)
+		switch errorType(err) {
+		case smc.CodeReplicationJobNameDuplicate, smc.CodeSourceServerStateInvalid, smc.CodeInvalidSourceIDNotFound:
+			err = nil // another's job has the name, or there is none
 		}
-		m.Status.JobID = found.Job.JobID
+		if err != nil {
+			code, message := explain(err)
+			m.Status.Remains = fmt.Sprintf("job %s, if it was created: it could not be looked up (%s: %s)", m.jobName(), code, message)
+		}
+		if m.Status.JobID == "" {
+			return
+		}
 	}
 	m.enter(ctx, fleet.PhaseCancelling, "job "+m.Status.JobID+" is stopped and deleted")
 	if err := m.removeJob(ctx); err != nil {
@@ -454,7 +521,7 @@ func (m *migration) undo(ctx workflow.Context) {
 // remains says what a failed migration leaves: its job, so that it can be looked at and gone on with.
 func (m *migration) remains() {
 	var left []string
-	if m.Status.JobID != "" && m.job != nil && !m.job.Gone() {
+	if m.Status.JobID != "" && m.Status.Status != "" && m.Status.Status != string(smc.StatusDeleting) {
 		left = append(left, fmt.Sprintf("job %s, %s, with its staging", m.Status.JobID, m.Status.Status))
 	}
 	if len(m.Status.Images) > 0 {
@@ -483,21 +550,36 @@ func (m *migration) look(ctx workflow.Context) error {
 	if m.job != nil { // await has just read it
 		return nil
 	}
+	seen := m.news
 	var smcActivities *activities.SMC
 	var view activities.JobView
 	err := m.insist(ctx, func() error {
 		return workflow.ExecuteActivity(onEndpoint(ctx), smcActivities.DescribeJob, m.Status.JobID).Get(ctx, &view)
 	})
+	if err != nil && !temporal.IsCanceledError(err) {
+		// The job goes on without us: a key that was withdrawn is no reason to give it up, nor the slot that it has.
+		code, message := explain(err)
+		m.enter(ctx, m.Status.Phase, fmt.Sprintf("the job cannot be looked at (%s: %s); tried again every %s", code, message, m.PollInterval))
+		err = workflow.ExecuteActivity(m.polling(ctx), smcActivities.AwaitJob, activities.AwaitJobInput{JobID: m.Status.JobID}).Get(ctx, &view)
+	}
 	if err != nil {
 		return m.because(err, "describe")
 	}
-	m.saw(ctx, &view)
+	m.saw(&view, seen)
 	return nil
 }
 
-// saw takes over what the endpoint said of the job.
-func (m *migration) saw(ctx workflow.Context, view *activities.JobView) {
-	m.job = view
+// polling schedules an activity that is tried, every PollInterval, until it finds what it looks for.
+func (m *migration) polling(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: m.PollInterval, BackoffCoefficient: 1, MaximumInterval: m.PollInterval},
+	})
+}
+
+// saw takes over what the endpoint said of the job when there was that much news.
+func (m *migration) saw(view *activities.JobView, seen int) {
+	m.job, m.seen = view, seen
 	m.Status.Status = string(view.Status)
 	if view.ImageID != "" {
 		m.Status.ImageID = view.ImageID
@@ -519,45 +601,56 @@ func (m *migration) keep(images []string) {
 // what it found.
 func (m *migration) await(ctx workflow.Context, status smc.JobStatus) error {
 	m.job = nil
-	pollCtx, stop := workflow.WithCancel(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
-		RetryPolicy: &temporal.RetryPolicy{InitialInterval: m.PollInterval, BackoffCoefficient: 1, MaximumInterval: m.PollInterval},
-	}))
+	pollCtx, stop := workflow.WithCancel(m.polling(ctx))
 	defer stop()
 	seen := m.news
 	var smcActivities *activities.SMC
-	poll := workflow.ExecuteActivity(pollCtx, smcActivities.AwaitJob, activities.AwaitJobInput{JobID: m.Status.JobID, While: []smc.JobStatus{status}})
-	if err := workflow.Await(ctx, func() bool { return poll.IsReady() || m.news != seen }); err != nil {
+	poll := workflow.ExecuteActivity(pollCtx, smcActivities.AwaitJob, activities.AwaitJobInput{
+		JobID: m.Status.JobID, While: []smc.JobStatus{status}, Images: m.Status.Images,
+	})
+	if err := workflow.Await(ctx, func() bool { return poll.IsReady() || m.news != m.seen }); err != nil {
 		return err
 	}
-	if !poll.IsReady() {
+	if m.news != m.seen {
 		return nil
 	}
 	var view activities.JobView
-	err := poll.Get(ctx, &view)
-	if err != nil {
+	if err := poll.Get(ctx, &view); err != nil {
 		return m.because(err, "poll")
 	}
-	m.saw(ctx, &view)
+	m.saw(&view, seen)
 	return nil
 }
 
 // pause waits, and returns early, with true, when something came from outside.
 func (m *migration) pause(ctx workflow.Context, wait time.Duration) (changed bool, err error) {
 	m.job = nil
-	seen := m.news
-	return workflow.AwaitWithTimeout(ctx, wait, func() bool { return m.news != seen })
+	return workflow.AwaitWithTimeout(ctx, wait, func() bool { return m.news != m.seen })
 }
 
-// acquire waits for a slot of the wave. A migration holds at most one.
-func (m *migration) acquire(ctx workflow.Context) error {
+// acquire waits for a slot of the wave. A migration holds at most one. It withdraws its request, and returns false, when
+// something came from outside that has to be looked at first, or when it is too late; a zero time means never.
+func (m *migration) acquire(ctx workflow.Context, tooLate time.Time) (granted bool, err error) {
 	if m.Granted > m.Released {
-		return nil
+		return true, nil
 	}
 	m.job = nil
 	m.Request++
-	m.enter(ctx, fleet.PhaseQueued, "waits for a slot of wave "+m.Wave)
-	return workflow.Await(ctx, func() bool { return m.Granted >= m.Request })
+	if !m.enter(ctx, fleet.PhaseQueued, "waits for a slot of wave "+m.Wave) {
+		m.report(ctx) // of the new request
+	}
+	ready := func() bool { return m.Granted >= m.Request || m.news != m.seen }
+	if tooLate.IsZero() {
+		err = workflow.Await(ctx, ready)
+	} else {
+		_, err = workflow.AwaitWithTimeout(ctx, tooLate.Sub(workflow.Now(ctx)), ready)
+	}
+	if err != nil || m.Granted >= m.Request {
+		return err == nil, err
+	}
+	m.Released = m.Request
+	m.report(ctx)
+	return false, nil
 }
 
 // release gives the slot back, if there is one. It is called when the job rests, not before.
@@ -577,7 +670,9 @@ func (m *migration) insist(ctx workflow.Context, call func() error) error {
 			return err
 		}
 		code, message := explain(err)
-		if code == smc.CodeReplicationJobInvalidStatus || smc.ClassOfCode(code) != smc.Operator || attempt > m.Server.Retry.Limit {
+		// The status of a job is looked at instead; bytes that are wrong do not get right.
+		final := code == smc.CodeReplicationJobInvalidStatus || code == smc.CodeImageVerificationFailed
+		if final || smc.ClassOfCode(code) != smc.Operator || attempt > m.Server.Retry.Limit {
 			return err
 		}
 		wait := m.Server.Retry.Wait(attempt)
@@ -598,11 +693,11 @@ func (m *migration) because(err error, step string) error {
 	return failure{fmt.Sprintf("%s: %s: %s", step, code, message)}
 }
 
-// enter moves the migration to a phase and tells its fleet and the world.
-func (m *migration) enter(ctx workflow.Context, phase fleet.Phase, reason string) {
+// enter moves the migration to a phase and tells its fleet and the world; it returns false when there is nothing to tell.
+func (m *migration) enter(ctx workflow.Context, phase fleet.Phase, reason string) bool {
 	previous := m.Status.Phase
 	if previous == phase && m.Status.Reason == reason {
-		return
+		return false
 	}
 	m.Status.Phase, m.Status.Reason = phase, reason
 	attributes := []temporal.SearchAttributeUpdate{
@@ -617,10 +712,11 @@ func (m *migration) enter(ctx workflow.Context, phase fleet.Phase, reason string
 	}
 	m.report(ctx)
 	m.Sequence++
-	m.events = append(m.events, activities.MigrationEvent{
+	m.Events = append(m.Events, activities.MigrationEvent{
 		Fleet: m.Fleet, Began: m.Began, Sequence: m.Sequence, Previous: previous, Status: m.Status, Time: workflow.Now(ctx).UTC(),
 	})
 	m.send(ctx)
+	return true
 }
 
 // clip bounds what stands in a search attribute.
@@ -655,32 +751,38 @@ func (m *migration) report(ctx workflow.Context) {
 
 // send publishes events in the background, in order. While NATS is away they wait; the migration does not.
 func (m *migration) send(ctx workflow.Context) {
-	if m.sending {
+	if m.sending || len(m.Events) == 0 {
 		return
 	}
 	m.sending = true
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		defer func() { m.sending = false }()
-		for len(m.events) > 0 {
-			batch := m.events
-			m.events = nil
+		for len(m.Events) > 0 {
+			batch := slices.Clone(m.Events[:min(len(m.Events), eventBatch)])
 			var notification *activities.Notification
 			if err := workflow.ExecuteActivity(onNotification(ctx), notification.PublishMigration, batch).Get(ctx, nil); err != nil {
 				workflow.GetLogger(ctx).Error("events not published", "error", err)
 			}
+			m.Events = m.Events[len(batch):]
 		}
 	})
 }
+
+// eventBatch is how many events one activity publishes at most.
+const eventBatch = 100
 
 // drain waits until every event is published and the fleet has the last report.
 func (m *migration) drain(ctx workflow.Context) {
 	ctx, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
 	_ = workflow.Await(ctx, func() bool {
-		return len(m.events) == 0 && !m.sending && (m.reported == nil || m.reported.IsReady())
+		return len(m.Events) == 0 && !m.sending && m.delivered()
 	})
 }
+
+// delivered reports whether the fleet has the last report.
+func (m *migration) delivered() bool { return m.reported == nil || m.reported.IsReady() }
 
 // historyFull reports whether the workflow should go on in a new run.
 func (m *migration) historyFull(ctx workflow.Context) bool {
@@ -692,7 +794,10 @@ func (m *migration) historyFull(ctx workflow.Context) bool {
 const migrationHistory = 1000
 
 func (m *migration) continueAsNew(ctx workflow.Context) error {
-	m.drain(ctx)
+	// Events that are not published yet go with it; a report that is on its way would be lost.
+	if err := workflow.Await(ctx, m.delivered); err != nil {
+		return err
+	}
 	if ctx.Err() != nil { // the next run would not know of it
 		return ctx.Err()
 	}
