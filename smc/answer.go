@@ -63,9 +63,9 @@ func WriteError(w http.ResponseWriter, format Format, requestID, hostID string, 
 // write is the one place that knows the forms of answers.
 func write(w http.ResponseWriter, format Format, status int, root, requestID string, body any) error {
 	data, err := json.Marshal(body)
-	contentType := "application/json; charset=utf-8"
+	contentType := "application/json;charset=utf-8" // without a blank: some clients of the vendor compare the whole
 	if err == nil && format == FormatXML {
-		contentType = "text/xml; charset=utf-8"
+		contentType = "text/xml;charset=utf-8"
 		data, err = toXML(root, data)
 	}
 	if err != nil {

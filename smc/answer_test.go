@@ -50,19 +50,19 @@ func TestWriteError(t *testing.T) {
 		body        string
 	}{
 		{
-			FormatJSON, Errorf(CodeInvalidJobIDNotFound, "There is no job j-1"), 404, "application/json; charset=utf-8",
+			FormatJSON, Errorf(CodeInvalidJobIDNotFound, "There is no job j-1"), 404, "application/json;charset=utf-8",
 			`{"RequestId":"R","HostId":"h","Code":"InvalidJobId.NotFound","Message":"There is no job j-1"}`,
 		},
 		{
-			FormatXML, Errorf(CodeForbiddenUnauthorized, "no"), 403, "text/xml; charset=utf-8",
+			FormatXML, Errorf(CodeForbiddenUnauthorized, "no"), 403, "text/xml;charset=utf-8",
 			`<?xml version="1.0" encoding="UTF-8"?>` + "\n" +
 				`<Error><RequestId>R</RequestId><HostId>h</HostId><Code>Forbidden.Unauthorized</Code><Message>no</Message></Error>`,
 		},
 		{
-			FormatJSON, errors.New("dial tcp 10.0.0.1: refused"), 500, "application/json; charset=utf-8",
+			FormatJSON, errors.New("dial tcp 10.0.0.1: refused"), 500, "application/json;charset=utf-8",
 			`{"RequestId":"R","HostId":"h","Code":"InternalError","Message":"The request failed inside the center. Send it again; if it keeps failing, look up the request id in the log."}`,
 		},
-		{FormatJSON, &Error{Code: CodeThrottlingUser}, 400, "application/json; charset=utf-8", `{"RequestId":"R","HostId":"h","Code":"Throttling.User","Message":""}`},
+		{FormatJSON, &Error{Code: CodeThrottlingUser}, 400, "application/json;charset=utf-8", `{"RequestId":"R","HostId":"h","Code":"Throttling.User","Message":""}`},
 	} {
 		w := httptest.NewRecorder()
 		if err := WriteError(w, c.format, "R", "h", c.err); err != nil {

@@ -1,0 +1,8 @@
+// Package conformance proves the API with the vendor's own clients for Node.js: @alicloud/pop-core, which signs with
+// HMAC-SHA1, and @alicloud/openapi-client, which signs with ACS3-HMAC-SHA256. package.json pins them.
+//
+// driver_test.go runs the clients. The tests of signature_test.go drive them against an endpoint made of package smc
+// alone with canned answers (endpoint_test.go): signatures and encodings. Tests of a whole center use the same driver.
+//
+// Without node and npm the tests are skipped, except where CI is true in the environment: there they fail.
+package conformance
