@@ -72,6 +72,12 @@ func (a *Jobs) EndDelete(ctx context.Context, in MoveInput) error {
 	return applicationError(a.Store.EndDelete(ctx, in.JobID, in.Key))
 }
 
+// Modify changes what a ModifyReplicationJobAttribute call gives and returns when the job is due from now on.
+func (a *Jobs) Modify(ctx context.Context, in smc.ModifyReplicationJobAttributeRequest) (*store.Schedule, error) {
+	schedule, err := a.Store.ModifyJob(ctx, in)
+	return schedule, applicationError(err)
+}
+
 // FailInput says why a run failed for good.
 type FailInput struct {
 	JobID string

@@ -255,8 +255,10 @@ func TestUnknownThings(t *testing.T) {
 	f.requireCode(smc.CodeInvalidJobIDNotFound, err)
 	_, err = f.client.GetImageTicket(ctx, &smc.GetImageTicketRequest{ImageID: "m-none"})
 	f.requireCode(smc.CodeInvalidImageIDNotFound, err)
-	_, err = f.client.DescribeWorkgroups(ctx, &smc.DescribeWorkgroupsRequest{})
-	require.Error(t, err)
+	_, err = f.client.DeleteWorkgroup(ctx, &smc.DeleteWorkgroupRequest{WorkgroupID: "w-none"})
+	f.requireCode(smc.CodeInvalidWorkgroupIDNotFound, err)
+	_, err = f.client.CreateCrossZoneMigrationJob(ctx, &smc.CreateCrossZoneMigrationJobRequest{})
+	f.requireCode(smc.CodeUnsupportedFeature, err)
 
 	source, _ := f.agent("web")
 	job := f.create(source)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/drover/drover/center/store"
@@ -15,10 +16,15 @@ import (
 
 // register names the handler of every operation this center serves.
 func (e *Endpoint) register() {
-	serve(e, smc.DescribeSourceServers, e.describeSourceServers)
-	serve(e, smc.CreateAccessToken, e.createAccessToken)
+	e.registerSources()
+	e.registerTags()
+	e.registerAccessTokens()
+	e.registerWorkgroups()
 	serve(e, smc.CreateReplicationJob, e.createReplicationJob)
 	serve(e, smc.DescribeReplicationJobs, e.describeReplicationJobs)
+	serve(e, smc.ModifyReplicationJobAttribute, func(ctx context.Context, c *call, r *smc.ModifyReplicationJobAttributeRequest) (*smc.ModifyReplicationJobAttributeResult, error) {
+		return &smc.ModifyReplicationJobAttributeResult{}, e.update(ctx, c, r.JobID, workflows.UpdateModify, r)
+	})
 	serve(e, smc.StartReplicationJob, func(ctx context.Context, c *call, r *smc.StartReplicationJobRequest) (*smc.StartReplicationJobResult, error) {
 		return &smc.StartReplicationJobResult{}, e.update(ctx, c, r.JobID, workflows.UpdateStart, struct{}{})
 	})
@@ -103,19 +109,30 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 func (e *Endpoint) describeReplicationJobs(ctx context.Context, c *call, r *smc.DescribeReplicationJobsRequest) (*smc.DescribeReplicationJobsResult, error) {
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
 	result := &smc.DescribeReplicationJobsResult{Page: smc.Page{PageNumber: number, PageSize: size}}
-	if value(r.JobType) != 0 || len(r.InstanceID) > 0 || len(r.Tag) > 0 || value(r.ResourceGroupID) != "" {
-		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "this center does not filter jobs by JobType, InstanceId, Tag or ResourceGroupId yet")
+	if value(r.JobType) != 0 {
+		return result, nil // the jobs of this center are all of JobType 0
 	}
 	jobs, total, err := e.Store.Jobs(ctx, c.accountID, store.JobFilter{
 		JobIDs: r.JobID, SourceIDs: r.SourceID, Name: value(r.Name), RegionID: value(r.RegionID),
 		Status: smc.JobStatus(value(r.Status)), BusinessStatus: smc.BusinessStatus(value(r.BusinessStatus)),
+		InstanceIDs: r.InstanceID, ResourceGroupID: value(r.ResourceGroupID), Tags: r.Tag,
 	}, store.Page{Number: number, Size: size})
 	if err != nil {
 		return nil, err
 	}
 	result.TotalCount = total
+	ids := make([]string, 0, len(jobs))
 	for _, job := range jobs {
-		result.ReplicationJobs = append(result.ReplicationJobs, replicationJob(job))
+		ids = append(ids, job.JobID)
+	}
+	tags, err := e.Store.Tags(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, job := range jobs {
+		shown := replicationJob(job)
+		shown.Tags = tags[job.JobID]
+		result.ReplicationJobs = append(result.ReplicationJobs, shown)
 	}
 	return result, nil
 }
@@ -157,9 +174,6 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 		shown.ReplicationJobRuns = append(shown.ReplicationJobRuns, smc.ReplicationJobRun{
 			Type: run.Type, StartTime: smc.FormatTime(run.StartedAt), EndTime: smc.FormatTime(run.EndedAt), ImageID: run.ImageID,
 		})
-	}
-	for _, tag := range spec.Tag {
-		shown.Tags = append(shown.Tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
 	}
 	return shown
 }
@@ -208,18 +222,29 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 func (e *Endpoint) describeSourceServers(ctx context.Context, c *call, r *smc.DescribeSourceServersRequest) (*smc.DescribeSourceServersResult, error) {
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
 	result := &smc.DescribeSourceServersResult{Page: smc.Page{PageNumber: number, PageSize: size}}
-	if value(r.ResourceGroupID) != "" || len(r.Tag) > 0 || len(r.RelatedJobType) > 0 || value(r.WorkgroupID) != "" {
-		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "this center does not filter source servers by ResourceGroupId, Tag, RelatedJobType or WorkgroupId yet")
+	if value(r.ResourceGroupID) != "" || len(r.RelatedJobType) > 0 && !slices.Contains(r.RelatedJobType, "0") {
+		return result, nil // a source registers with an activation code, into no resource group; its jobs are all of JobType 0
 	}
 	sources, total, err := e.Store.Sources(ctx, c.accountID, store.SourceFilter{
 		SourceIDs: r.SourceID, JobID: value(r.JobID), Name: value(r.Name), State: smc.SourceState(value(r.State)),
+		WorkgroupID: value(r.WorkgroupID), Tags: r.Tag,
 	}, store.Page{Number: number, Size: size})
 	if err != nil {
 		return nil, err
 	}
 	result.TotalCount = total
+	ids := make([]string, 0, len(sources))
 	for _, source := range sources {
-		result.SourceServers = append(result.SourceServers, sourceServer(source))
+		ids = append(ids, source.SourceID)
+	}
+	tags, err := e.Store.Tags(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, source := range sources {
+		shown := sourceServer(source)
+		shown.Tags = tags[source.SourceID]
+		result.SourceServers = append(result.SourceServers, shown)
 	}
 	return result, nil
 }
@@ -231,7 +256,7 @@ func sourceServer(source *store.Source) smc.SourceServer {
 		ErrorCode: source.ErrorCode, StatusInfo: source.StatusInfo, JobID: source.JobID, CreationTime: smc.FormatTime(source.CreatedAt),
 		HeartbeatRate: int(smc.HeartbeatRate / time.Second), Platform: source.Server.Platform, Architecture: source.Server.Architecture,
 		KernelLevel: kernelLevel, AgentVersion: source.Server.AgentVersion, ReplicationDriver: smc.ReplicationDriver,
-		SystemInfo: string(source.Server.SystemInfo),
+		SystemInfo: string(source.Server.SystemInfo), WorkgroupID: source.WorkgroupID,
 	}
 	for _, disk := range source.Server.Disks {
 		sizeGiB := int((disk.SizeBytes + 1<<30 - 1) >> 30)

@@ -27,7 +27,10 @@ const (
 func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return every(ctx, entitySweep, func() { BeginMissing(ctx, record, engine, log) })
+		return every(ctx, entitySweep, func() {
+			BeginMissing(ctx, record, engine, log)
+			removeDeleting(ctx, record, engine, log)
+		})
 	})
 	group.Go(func() error {
 		return every(ctx, nonceSweep, func() {
@@ -75,6 +78,19 @@ func BeginMissing(ctx context.Context, record *store.Store, engine Engine, log *
 		case ctx.Err() == nil:
 			log.Warn("entity not started, the next sweep tries again", jobField(id), zap.Error(err))
 			return
+		}
+	}
+}
+
+// removeDeleting goes on with the deletion of source servers whose jobs had to go first.
+func removeDeleting(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) {
+	sources, err := record.DeletingSources(ctx)
+	if err != nil && ctx.Err() == nil {
+		log.Warn("source servers that are being deleted not found", zap.Error(err))
+	}
+	for _, source := range sources {
+		if err := removeSource(ctx, record, engine, source.SourceID, newRequestID()); err != nil && ctx.Err() == nil {
+			log.Warn("source server not removed, the next sweep tries again", zap.String("source_id", source.SourceID), zap.Error(err))
 		}
 	}
 }

@@ -23,6 +23,7 @@ const (
 	UpdateCutOver = "CutOver"
 	UpdateRun     = "Run"
 	UpdateDelete  = "Delete"
+	UpdateModify  = "Modify"
 )
 
 // JobID returns the workflow id of a job's entity: job/<JobId>.
@@ -66,6 +67,8 @@ type entity struct {
 	cancelRun workflow.CancelFunc
 	// due is the scheduled start that is being attempted, if one is.
 	due *dueStart
+	// rescheduled says that the times of due starts have changed.
+	rescheduled bool
 }
 
 // dueStart is an attempt to start a run because its time has come.
@@ -121,13 +124,14 @@ func (e *entity) historyFull(ctx workflow.Context) bool {
 
 // rest waits until there is something to do; a start that is due meanwhile is attempted.
 func (e *entity) rest(ctx workflow.Context) error {
+	e.rescheduled = false
 	e.awaitDue(ctx)
 	armed := e.due != nil
 	err := workflow.Await(ctx, func() bool {
 		// An update that came to nothing (a refusal of the store, a request seen before) has withdrawn the due start all
 		// the same: it is set again once no update is at work.
 		withdrawn := armed && e.due == nil && !e.mutex.IsLocked()
-		return !e.resting() || e.historyFull(ctx) || withdrawn
+		return !e.resting() || e.historyFull(ctx) || withdrawn || e.rescheduled && !e.mutex.IsLocked()
 	})
 	e.withdrawDue(ctx)
 	return err
@@ -240,6 +244,15 @@ func (e *entity) serve(ctx workflow.Context) error {
 			}
 			return finish(ctx, key)
 		}),
+		// Name and Description may change in any status; what else may, the store knows, which holds the job's parameters.
+		handle(ctx, e, UpdateModify, smc.TriggerModifyName, func(ctx workflow.Context, _ string, in smc.ModifyReplicationJobAttributeRequest) error {
+			var schedule store.Schedule
+			if err := workflow.ExecuteActivity(onCenter(ctx), jobs.Modify, in).Get(ctx, &schedule); err != nil {
+				return err
+			}
+			e.Frequency, e.ScheduledStartAt, e.rescheduled = schedule.Frequency, schedule.ScheduledStartAt, true
+			return nil
+		}),
 		handle(ctx, e, UpdateDelete, smc.TriggerDelete, func(ctx workflow.Context, key string, _ struct{}) error { return remove(ctx, key) }),
 	)
 }
@@ -287,7 +300,7 @@ func (e *entity) allowed(trigger smc.Trigger) error {
 		return nil
 	}
 	refusal := smc.AsError(err)
-	return temporal.NewNonRetryableApplicationError(refusal.Message, refusal.Code, nil)
+	return temporal.NewNonRetryableApplicationError("job "+e.JobID+": "+refusal.Message, refusal.Code, nil)
 }
 
 // started takes over what a start set in motion.

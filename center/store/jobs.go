@@ -40,6 +40,9 @@ type JobFilter struct {
 	Name, RegionID    string
 	Status            smc.JobStatus
 	BusinessStatus    smc.BusinessStatus
+	InstanceIDs       []string
+	ResourceGroupID   string
+	Tags              []smc.TagFilter
 }
 
 // Jobs lists the jobs of an account with their runs, newest first, and how many match in all.
@@ -50,6 +53,9 @@ func (s *Store) Jobs(ctx context.Context, accountID string, filter JobFilter, pa
 	where.equal("name", filter.Name)
 	where.equal("region_id", filter.RegionID)
 	where.equal("status", string(filter.Status))
+	where.in("instance_id", filter.InstanceIDs)
+	where.equal("resource_group_id", filter.ResourceGroupID)
+	where.tagged("job_id", filter.Tags)
 	if filter.BusinessStatus != "" {
 		where.equal("status", string(smc.StatusRunning)) // a phase is shown only of a Running job
 		where.equal("business_status", string(filter.BusinessStatus))
@@ -139,7 +145,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if err := fitToSource(job, source); err != nil {
 			return err
 		}
-		if err := s.freeNames(ctx, tx, job); err != nil {
+		if err := freeNames(ctx, tx, job); err != nil {
 			return err
 		}
 		var jobs int
@@ -154,10 +160,17 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
-			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, string(filled), string(job.Status),
-			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt)); err != nil {
+			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID)); err != nil {
+			return err
+		}
+		var tags []smc.Tag
+		for _, tag := range spec.Tag {
+			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
+		}
+		if err := putTags(ctx, tx, accountID, smc.ResourceTypeReplicationJob, job.JobID, tags); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET job_id = ? WHERE source_id = ?`, job.JobID, job.SourceID); err != nil {
@@ -241,9 +254,9 @@ func fitToSource(job *Job, source *Source) error {
 
 // freeNames refuses a job name or image name that another job holds. The unique indexes hold the same rule; asking
 // first gives the better message.
-func (s *Store) freeNames(ctx context.Context, tx *transaction, job *Job) error {
+func freeNames(ctx context.Context, tx *transaction, job *Job) error {
 	var holder string
-	err := tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> ''`, job.AccountID, job.Name).Scan(&holder)
+	err := tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> '' AND job_id <> ?`, job.AccountID, job.Name, job.JobID).Scan(&holder)
 	if err == nil {
 		return smc.Errorf(smc.CodeReplicationJobNameDuplicate, "the name %q belongs to replication job %s: choose another", job.Name, holder)
 	}
@@ -251,7 +264,7 @@ func (s *Store) freeNames(ctx context.Context, tx *transaction, job *Job) error 
 		return err
 	}
 	err = tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND region_id = ? AND image_name = ?
-		AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.AccountID, job.RegionID, job.ImageName).Scan(&holder)
+		AND job_id <> ? AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.AccountID, job.RegionID, job.ImageName, job.JobID).Scan(&holder)
 	if err == nil {
 		return smc.Errorf(smc.CodeImageNameUsedByReplicationJob, "the image name %q is held by the unfinished replication job %s: choose another", job.ImageName, holder)
 	}

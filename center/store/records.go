@@ -71,6 +71,7 @@ type Source struct {
 	HeartbeatAt, CreatedAt        time.Time
 	Sequence                      int64
 	JobID                         string // the latest job of the source
+	WorkgroupID                   string // empty: in none
 }
 
 // Image is one row of images.

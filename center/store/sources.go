@@ -13,7 +13,7 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-const selectSource = `SELECT source_id, account_id, region_id, name, description, state, error_code, status_info, server, heartbeat_at, created_at, sequence, job_id
+const selectSource = `SELECT source_id, account_id, region_id, name, description, state, error_code, status_info, server, heartbeat_at, created_at, sequence, job_id, workgroup_id
 	FROM source_servers`
 
 // rowScanner is *sql.Row or *sql.Rows.
@@ -24,7 +24,7 @@ func scanSource(row rowScanner) (*Source, error) {
 	var server string
 	var heartbeat, created int64
 	err := row.Scan(&source.SourceID, &source.AccountID, &source.RegionID, &source.Name, &source.Description, &source.State,
-		&source.ErrorCode, &source.StatusInfo, &server, &heartbeat, &created, &source.Sequence, &source.JobID)
+		&source.ErrorCode, &source.StatusInfo, &server, &heartbeat, &created, &source.Sequence, &source.JobID, &source.WorkgroupID)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
@@ -43,6 +43,8 @@ type SourceFilter struct {
 	SourceIDs   []string
 	JobID, Name string
 	State       smc.SourceState
+	WorkgroupID string
+	Tags        []smc.TagFilter
 }
 
 // Page is a slice of a listing; Number counts from 1.
@@ -55,6 +57,8 @@ func (s *Store) Sources(ctx context.Context, accountID string, filter SourceFilt
 	where.equal("job_id", filter.JobID)
 	where.equal("name", filter.Name)
 	where.equal("state", string(filter.State))
+	where.equal("workgroup_id", filter.WorkgroupID)
+	where.tagged("source_id", filter.Tags)
 	return list(ctx, s.db, selectSource, "source_servers", "created_at DESC, source_id", where, page, scanSource)
 }
 
@@ -92,7 +96,8 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 // after three heartbeats), and returns their ids.
 func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, error) {
 	var stale []*Source
-	rows, err := s.db.QueryContext(ctx, selectSource+` WHERE heartbeat_at < ? AND state <> ?`, millis(before), string(smc.SourceUnavailable))
+	rows, err := s.db.QueryContext(ctx, selectSource+` WHERE heartbeat_at < ? AND state NOT IN (?, ?)`, millis(before),
+		string(smc.SourceUnavailable), string(smc.SourceDeleting))
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +129,9 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 // else InUse while a job of it is Running, else Available. It writes an event when that is a change.
 func (s *Store) moveSource(ctx context.Context, tx *transaction, source *Source, errorCode string) error {
 	previous := source.State
+	if previous == smc.SourceDeleting {
+		return nil
+	}
 	var running int
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs WHERE source_id = ? AND status = ?`,
 		source.SourceID, string(smc.StatusRunning)).Scan(&running); err != nil {

@@ -410,6 +410,7 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 			`DELETE FROM replication_runs WHERE job_id = ?`,
 			`DELETE FROM replication_jobs WHERE job_id = ?`,
 			`UPDATE source_servers SET job_id = '' WHERE job_id = ?`,
+			`DELETE FROM tags WHERE resource_id = ?`,
 		} {
 			if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
 				return err
