@@ -166,7 +166,7 @@ func (c *cli) showManifest(f *fleet.Fleet) error {
 			line += fmt.Sprintf(", %d at a time", wave.MaxConcurrent)
 		}
 		if wave.MaxFailures != nil {
-			line += fmt.Sprintf(", pauses after more than %s", plural(*wave.MaxFailures, "failure"))
+			line += ", pauses at " + plural(*wave.MaxFailures+1, "failure")
 		}
 		if err := c.printf("%s\n", line); err != nil {
 			return err

@@ -426,7 +426,7 @@ name: f
 waves:
   - {name: w, maxFailures: 1, servers: [{name: 数据库, keepJob: true, runOnce: false, frequency: 1, maxNumberOfImageToKeep: 2}, {name: web, targetType: ContainerImage}]}
 `))
-	assert.Equal(t, "fleet f, 1 wave\n  wave w, pauses after more than 1 failure\n    数据库  every 1 h, cut over by hand, to Image, the job stays\n    web     once, to ContainerImage\n", o.stdout)
+	assert.Equal(t, "fleet f, 1 wave\n  wave w, pauses at 2 failures\n    数据库  every 1 h, cut over by hand, to Image, the job stays\n    web     once, to ContainerImage\n", o.stdout)
 }
 
 func TestFleetList(t *testing.T) {
