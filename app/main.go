@@ -70,7 +70,7 @@ func runMain(name, usage string, args []string, stdout, stderr io.Writer, define
 
 // ConnectionFlags defines the flags of the servers a process works on.
 func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
-	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path (DATABASE_URL)")
+	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL)")
 	flags.StringVar(&c.NATSURL, "nats-url", c.NATSURL, "`URL` of NATS with JetStream (NATS_URL)")
 	flags.StringVar(&c.TemporalAddress, "temporal-address", c.TemporalAddress, "`HOST:PORT` of Temporal (TEMPORAL_ADDRESS)")
 	flags.StringVar(&c.TemporalNamespace, "temporal-namespace", c.TemporalNamespace, "`NAMESPACE` in Temporal (TEMPORAL_NAMESPACE)")

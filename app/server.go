@@ -20,7 +20,7 @@ import (
 
 // Connections are the servers that the processes of the center work on.
 type Connections struct {
-	// DatabaseURL is sqlite:///absolute/path (DATABASE_URL).
+	// DatabaseURL is sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL).
 	DatabaseURL string
 	// NATSURL may be a list separated by commas (NATS_URL).
 	NATSURL string
