@@ -36,18 +36,3 @@ func TestParseReplicationParameters(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseReplicationParameters(f *testing.F) {
-	f.Add(`{"bandwidth_limit":0,"compress_level":1,"checksum":true}`)
-	f.Add(`{"a":{"b":[{}]},"A":1}`)
-	f.Add("BandWidthLimit:0")
-	f.Fuzz(func(t *testing.T, text string) {
-		p, err := ParseReplicationParameters(text)
-		switch {
-		case err != nil && CodeOf(err) != CodeInvalidParameter:
-			t.Fatalf("refused with %v", err)
-		case err == nil && (p.BandwidthLimitKbps < 0 || p.CompressLevel < 0 || p.CompressLevel > 9):
-			t.Fatalf("accepted %+v", p)
-		}
-	})
-}

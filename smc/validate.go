@@ -37,6 +37,10 @@ func (f *field) validate(prefix, name string, from reflect.Value) error {
 			if err := f.elem.validate(prefix, entry, from.Index(i)); err != nil {
 				return err
 			}
+			// An entry with nothing in it cannot be sent on: its place in the list would be lost.
+			if f.elem.kind == kindStruct && from.Index(i).IsZero() {
+				return Errorf(f.invalid, "%s is empty", entry)
+			}
 		}
 		return nil
 	}
