@@ -205,7 +205,7 @@ func TestBadInputTakesLittleMemory(t *testing.T) {
 		"one long value":     "Name=" + strings.Repeat("%41", MaxBody/3-100),
 		"one name with dots": "DataDisk" + strings.Repeat(".1", MaxBody/2-100) + "=1",
 	} {
-		r := httptest.NewRequest(http.MethodPost, "/?Action=CreateReplicationJob&Version="+Version, strings.NewReader(body))
+		r := httptest.NewRequest(http.MethodPost, "/?RegionId=r&SourceId=s&Action=CreateReplicationJob&Version="+Version, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
