@@ -27,5 +27,5 @@ func main() {
 		flags.StringVar(&config.AccountID, "account", "1", "`ACCOUNT` that the first access key belongs to")
 		flags.StringVar(&config.AccessKeyID, "access-key-id", os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID"), "the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
 		config.AccessKeySecret = os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
-	}, func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, config, log) }, config.Check))
+	}, func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, config, log) }, func() error { return config.Check() }))
 }

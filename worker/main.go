@@ -40,5 +40,5 @@ func main() {
 		flags.StringVar(&config.Orchestrator.SMC.RegionID, "region", os.Getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
 		flags.StringVar(&config.Orchestrator.AccountID, "account", "1", "`ACCOUNT` in the subjects of the events of migrations and fleets")
 		flags.BoolVar(&config.Orchestrator.Bridge, "bridge", os.Getenv("DROVER_BRIDGE") != "off", "have events wake migrations; off: they poll (DROVER_BRIDGE=off)")
-	}, func(ctx context.Context, log *zap.Logger) error { return app.RunWorker(ctx, config, log) }, config.Check))
+	}, func(ctx context.Context, log *zap.Logger) error { return app.RunWorker(ctx, config, log) }, func() error { return config.Check() }))
 }
