@@ -161,8 +161,8 @@ func (f *fleetWorkflow) serve(ctx workflow.Context) error {
 	if err := workflow.SetQueryHandler(ctx, fleet.QueryStatus, func() (fleet.Status, error) { return f.status(), nil }); err != nil {
 		return err
 	}
-	return workflow.SetUpdateHandlerWithOptions(ctx, fleet.UpdateResume, func(_ workflow.Context, request fleet.ResumeRequest) error {
-		f.resume(request)
+	return workflow.SetUpdateHandlerWithOptions(ctx, fleet.UpdateResume, func(ctx workflow.Context, request fleet.ResumeRequest) error {
+		f.resume(ctx, request)
 		return nil
 	}, workflow.UpdateHandlerOptions{Validator: func(_ workflow.Context, request fleet.ResumeRequest) error {
 		if !f.cancelling && !f.finishing && (f.Status == fleet.Paused || request.RetryFailed && slices.ContainsFunc(f.Migrations, failed)) {
@@ -190,7 +190,7 @@ func (f *fleetWorkflow) take(report migrationReport) {
 }
 
 // resume forgives the failures there were; those that are to be tried again become pending.
-func (f *fleetWorkflow) resume(request fleet.ResumeRequest) {
+func (f *fleetWorkflow) resume(ctx workflow.Context, request fleet.ResumeRequest) {
 	for _, migration := range f.Migrations {
 		if !failed(migration) {
 			continue
@@ -202,8 +202,12 @@ func (f *fleetWorkflow) resume(request fleet.ResumeRequest) {
 			f.Wave = min(f.Wave, migration.Wave)
 		}
 	}
+	previous := f.Status
 	f.Status, f.Reason = fleet.Running, ""
 	f.news++
+	if previous != f.Status {
+		f.publish(ctx, previous)
+	}
 }
 
 func (f *fleetWorkflow) pending(migration *fleetMigration) fleet.MigrationStatus {
