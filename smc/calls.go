@@ -141,3 +141,23 @@ func (c *Client) DescribeImages(ctx context.Context, req *DescribeImagesRequest)
 func (c *Client) GetImageTicket(ctx context.Context, req *GetImageTicketRequest) (*GetImageTicketResult, error) {
 	return Do(ctx, c, GetImageTicket, req)
 }
+
+// CreateAccessKey calls the operation of that name; see Do for retries and errors.
+func (c *Client) CreateAccessKey(ctx context.Context, req *CreateAccessKeyRequest) (*CreateAccessKeyResult, error) {
+	return Do(ctx, c, CreateAccessKey, req)
+}
+
+// ListAccessKeys calls the operation of that name; see Do for retries and errors.
+func (c *Client) ListAccessKeys(ctx context.Context, req *ListAccessKeysRequest) (*ListAccessKeysResult, error) {
+	return Do(ctx, c, ListAccessKeys, req)
+}
+
+// DisableAccessKey calls the operation of that name; see Do for retries and errors.
+func (c *Client) DisableAccessKey(ctx context.Context, req *DisableAccessKeyRequest) (*DisableAccessKeyResult, error) {
+	return Do(ctx, c, DisableAccessKey, req)
+}
+
+// DescribeAuditLog calls the operation of that name; see Do for retries and errors.
+func (c *Client) DescribeAuditLog(ctx context.Context, req *DescribeAuditLogRequest) (*DescribeAuditLogResult, error) {
+	return Do(ctx, c, DescribeAuditLog, req)
+}

@@ -70,7 +70,9 @@ func TestExtensionsAreMarked(t *testing.T) {
 			got = append(got, op.Name())
 		}
 	}
-	want := []string{"DescribeImages", "DescribeReplicationJobDetails", "GetImageTicket", "RunReplicationJob"}
+	want := []string{
+		"CreateAccessKey", "DescribeAuditLog", "DescribeImages", "DescribeReplicationJobDetails", "DisableAccessKey", "GetImageTicket", "ListAccessKeys", "RunReplicationJob",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("extensions: got %v, want %v", got, want)
 	}
