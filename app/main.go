@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
 	"syscall"
 
@@ -20,18 +19,27 @@ const (
 	ExitUsage  = 2 // it was called wrongly
 )
 
-// Main is the body of a server process: it parses the command line, checks the settings, and runs until a signal or a
-// failure. It returns the exit code.
-func Main(name, usage string, define func(*pflag.FlagSet), run func(context.Context, *zap.Logger) error, check func() error) int {
-	return runMain(name, usage, os.Args[1:], os.Stdout, os.Stderr, define, run, check)
+// Program is a server process.
+type Program struct {
+	Name  string
+	Usage string // what --help prints before the flags
+	// Define adds the program's flags; their values go to its settings.
+	Define func(*pflag.FlagSet)
+	// Check reports what is wrong with the settings once the flags are parsed.
+	Check func() error
+	// Run does the program's work until ctx is done.
+	Run func(ctx context.Context, log *zap.Logger) error
 }
 
-func runMain(name, usage string, args []string, stdout, stderr io.Writer, define func(*pflag.FlagSet), run func(context.Context, *zap.Logger) error, check func() error) int {
+// Main is the body of a server process: it parses the command line, checks the settings, and runs until a signal or a
+// failure. It returns the exit code.
+func (p Program) Main(args []string, stdout, stderr io.Writer) int {
+	name := p.Name
 	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.SetOutput(stderr)
-	flags.Usage = func() { _, _ = fmt.Fprint(stderr, usage, flags.FlagUsages()) }
-	define(flags)
+	flags.Usage = func() { _, _ = fmt.Fprint(stderr, p.Usage, flags.FlagUsages()) }
+	p.Define(flags)
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "auto", "auto, json or console; auto is console on a terminal")
 	version := flags.Bool("version", false, "print the version and exit")
@@ -55,13 +63,13 @@ func runMain(name, usage string, args []string, stdout, stderr io.Writer, define
 		return misused(err)
 	}
 	defer func() { _ = log.Sync() }()
-	if err := check(); err != nil {
+	if err := p.Check(); err != nil {
 		return misused(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx, log); err != nil {
+	if err := p.Run(ctx, log); err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return ExitFailed
 	}
@@ -77,7 +85,7 @@ func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
 }
 
 // Check reports what is missing.
-func (c ServerConfig) Check() error {
+func (c *ServerConfig) Check() error {
 	if c.RegionID == "" {
 		return errors.New("DROVER_REGION is not set: set it, or give --region")
 	}

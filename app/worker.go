@@ -53,7 +53,7 @@ type WorkerConfig struct {
 }
 
 // Check reports what is missing or contradictory.
-func (c WorkerConfig) Check() error {
+func (c *WorkerConfig) Check() error {
 	if len(c.Roles) == 0 {
 		return fmt.Errorf("no role is given: --role takes any of %s", strings.Join(Roles(), ", "))
 	}
@@ -75,14 +75,15 @@ func (c WorkerConfig) Check() error {
 			return fmt.Errorf("the role orchestrator needs the region of its endpoint: set %s", smc.EnvRegion)
 		}
 	}
+	connections := c.Connections
 	if !c.keepsRecord() {
-		c.DatabaseURL = "none" // an orchestrator speaks to the endpoint alone
+		connections.DatabaseURL = "none" // an orchestrator speaks to the endpoint alone
 	}
-	return c.Connections.Check()
+	return connections.Check()
 }
 
 // keepsRecord reports whether a role of the worker uses the center's database.
-func (c WorkerConfig) keepsRecord() bool {
+func (c *WorkerConfig) keepsRecord() bool {
 	return slices.Contains(c.Roles, RoleCenter) || slices.Contains(c.Roles, RoleTransition)
 }
 

@@ -119,10 +119,11 @@ func (p process) check(t *testing.T) {
 	connections := app.ConnectionsFromEnv(get)
 	switch p.program {
 	case "drover-server":
-		require.NoError(t, app.ServerConfig{
+		config := app.ServerConfig{
 			Connections: connections, RegionID: p.env["DROVER_REGION"],
 			AccessKeyID: p.env["ALIBABA_CLOUD_ACCESS_KEY_ID"], AccessKeySecret: p.env["ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
-		}.Check())
+		}
+		require.NoError(t, config.Check())
 		require.NotEmpty(t, p.flag("listen"))
 	case "drover-worker":
 		config := app.WorkerConfig{

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/app"
+	"github.com/drover/drover/smc"
 )
 
 const usage = `Usage: drover-server [flags]
@@ -18,14 +19,20 @@ Serves the Server Migration Center API, and the API its agents speak. Any number
 Flags (the variable in brackets is read when the flag is not given):
 `
 
-func main() {
-	config := app.ServerConfig{Connections: app.ConnectionsFromEnv(os.Getenv)}
-	os.Exit(app.Main("drover-server", usage, func(flags *pflag.FlagSet) {
-		app.ConnectionFlags(flags, &config.Connections)
-		flags.StringVar(&config.Listen, "listen", "127.0.0.1:7700", "`ADDRESS` of the endpoint and the agents' API")
-		flags.StringVar(&config.RegionID, "region", os.Getenv("DROVER_REGION"), "the `REGION` this center is (DROVER_REGION)")
-		flags.StringVar(&config.AccountID, "account", "1", "`ACCOUNT` that the first access key belongs to")
-		flags.StringVar(&config.AccessKeyID, "access-key-id", os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID"), "the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
-		config.AccessKeySecret = os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET")
-	}, func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, config, log) }, func() error { return config.Check() }))
+func main() { os.Exit(program(os.Getenv).Main(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func program(getenv func(string) string) app.Program {
+	config := &app.ServerConfig{Connections: app.ConnectionsFromEnv(getenv), AccessKeySecret: getenv(smc.EnvAccessKeySecret)}
+	return app.Program{
+		Name: "drover-server", Usage: usage, Check: config.Check,
+		Define: func(flags *pflag.FlagSet) {
+			app.ConnectionFlags(flags, &config.Connections)
+			flags.StringVar(&config.Listen, "listen", "127.0.0.1:7700", "`ADDRESS` of the endpoint and the agents' API")
+			flags.StringVar(&config.RegionID, "region", getenv(smc.EnvRegion), "the `REGION` this center is (DROVER_REGION)")
+			flags.StringVar(&config.AccountID, "account", "1", "`ACCOUNT` that the first access key belongs to")
+			flags.StringVar(&config.AccessKeyID, "access-key-id", getenv(smc.EnvAccessKeyID),
+				"the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+		},
+		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, *config, log) },
+	}
 }

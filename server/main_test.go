@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/app"
+)
+
+// The settings that are checked are those that the flags and the environment gave.
+func TestSettings(t *testing.T) {
+	complete := map[string]string{
+		"DATABASE_URL": "mysql://refused", "NATS_URL": "nats://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1",
+		"DROVER_REGION": "local", "ALIBABA_CLOUD_ACCESS_KEY_ID": "key", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "secret",
+	}
+	for _, c := range []struct {
+		name    string
+		args    []string
+		without string
+		code    int
+		says    string
+	}{
+		{"all is there, and the database is refused", nil, "", app.ExitFailed, "mysql://refused"},
+		{"no region", nil, "DROVER_REGION", app.ExitUsage, "--region"},
+		{"the region as a flag", []string{"--region", "local"}, "DROVER_REGION", app.ExitFailed, "mysql://refused"},
+		{"no secret", nil, "ALIBABA_CLOUD_ACCESS_KEY_SECRET", app.ExitUsage, "ALIBABA_CLOUD_ACCESS_KEY_SECRET"},
+		{"no NATS", nil, "NATS_URL", app.ExitUsage, "--nats-url"},
+		{"unknown flag", []string{"--regoin", "x"}, "", app.ExitUsage, "regoin"},
+		{"an argument", []string{"start"}, "", app.ExitUsage, "start"},
+		{"help", []string{"--help"}, "", app.ExitOK, "--database-url"},
+		{"version", []string{"--version"}, "", app.ExitOK, "drover-server"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := program(func(name string) string {
+				if name == c.without {
+					return ""
+				}
+				return complete[name]
+			}).Main(c.args, &stdout, &stderr)
+			require.Contains(t, stdout.String()+stderr.String(), c.says)
+			require.Equal(t, c.code, code)
+		})
+	}
+}
