@@ -104,17 +104,25 @@ func (h *Host) serveSession(w http.ResponseWriter, r *http.Request, serve func(*
 		return newError(CodeSessionNotOpen, "job %s has no open sync session on this host", job)
 	}
 	s.touch()
-	// A request lives no longer than its session, and a body that is being
-	// read is cut off with it.
+	// A request lives no longer than its session, and a window that is being
+	// read is cut off with it. Other bodies are short.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	control := http.NewResponseController(w)
+	control, window := http.NewResponseController(w), r.Method == http.MethodPut
 	stop := context.AfterFunc(s.ctx, func() {
 		cancel()
-		control.SetReadDeadline(time.Now()) //nolint:errcheck // a server that cannot is cut off by the stall timeout
+		if window {
+			control.SetReadDeadline(time.Now()) //nolint:errcheck // a server that cannot is cut off by the stall timeout
+		}
 	})
-	defer stop()
-	return serve(s, w, r.WithContext(ctx))
+	err := serve(s, w, r.WithContext(ctx))
+	if !stop() && window && err == nil {
+		// The server takes the deadline for the end of its peer: every later
+		// request of this connection would be born canceled. An error closes
+		// the connection of a window anyway.
+		panic(http.ErrAbortHandler)
+	}
+	return err
 }
 
 // answer writes what an operation that has not answered itself came to.
