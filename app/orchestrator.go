@@ -113,7 +113,10 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hostQueue(ctx, w, fleet.Queue, log) })
 	if config.Orchestrator.Bridge {
-		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{}, log.Named("bridge"))
+		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{
+			// Orchestrators of one namespace share a position in the stream; those of another have their own.
+			Durable: events.DefaultBridgeDurable + "-" + events.EncodeToken(config.TemporalNamespace),
+		}, log.Named("bridge"))
 		group.Go(func() error { return bridge.Run(ctx) })
 	} else {
 		log.Warn("the bridge is off: migrations poll")
