@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
@@ -31,6 +33,10 @@ type Config struct {
 	HostID string
 	// Quotas of an account (CONTRACT: Jobs: states). Default 1,000 each.
 	SourceQuota, JobQuota int
+	// RateLimit is how many calls a second each access key may make, RateBurst how many at once (CONTRACT:
+	// Throttling.User). A RateLimit of 0 is none.
+	RateLimit float64
+	RateBurst int
 	// Ready reports why the endpoint cannot serve; nil means it can. Optional, for /readyz.
 	Ready  func(context.Context) error
 	Logger *zap.Logger
@@ -48,20 +54,30 @@ type Engine interface {
 // Endpoint serves the SMC API at / and the agent API below /agent/v1/.
 type Endpoint struct {
 	Config
-	verifier smc.Verifier
 	handlers map[string]handler
+	throttle *throttle
+	forged   *rate.Limiter
 }
 
 // handler carries out one operation.
 type handler func(ctx context.Context, c *call, request any) (smc.Result, error)
 
-// call is one verified request.
+// call is one request.
 type call struct {
-	accountID string
+	// key is the access key it names; once verified it is who calls.
+	key       store.AccessKey
+	verified  bool
+	accountID string // of the key
 	requestID string
+	remote    string // address it came from
 	now       time.Time
 	log       *zap.Logger
+	// resources are what it is about, as policies name them; for the audit log.
+	resources []string
 }
+
+// touched notes for the audit log what the call made.
+func (c *call) touched(name string) { c.resources = append([]string{name}, c.resources...) }
 
 // NewEndpoint returns the endpoint of a center.
 func NewEndpoint(config Config) *Endpoint {
@@ -74,16 +90,9 @@ func NewEndpoint(config Config) *Endpoint {
 	if config.JobQuota == 0 {
 		config.JobQuota = 1000
 	}
-	e := &Endpoint{Config: config, handlers: map[string]handler{}}
-	e.verifier = smc.Verifier{
-		Secret: func(ctx context.Context, id string) (string, bool, error) {
-			key, err := e.Store.AccessKey(ctx, id)
-			if errors.Is(err, store.ErrNotFound) {
-				return "", false, nil
-			}
-			return key.Secret, err == nil, err
-		},
-		Nonces: nonces{e.Store},
+	e := &Endpoint{
+		Config: config, handlers: map[string]handler{}, throttle: newThrottle(config.RateLimit, config.RateBurst),
+		forged: rate.NewLimiter(forgedPerSecond, forgedBurst),
 	}
 	e.register()
 	return e
@@ -135,7 +144,10 @@ func (e *Endpoint) serveReady(w http.ResponseWriter, r *http.Request) {
 
 // serveSMC answers one call of the SMC API.
 func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
-	c := &call{requestID: newRequestID(), now: time.Now().UTC()}
+	c := &call{requestID: newRequestID(), now: time.Now().UTC(), remote: r.RemoteAddr}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		c.remote = host
+	}
 	c.log = e.Logger.With(zap.String("request_id", c.requestID))
 	request, err := smc.ReadRequest(w, r)
 	if err != nil {
@@ -147,8 +159,14 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, format, c.requestID, err)
 		return
 	}
-	result, operation, err := e.do(r.Context(), c, request)
-	c.log = c.log.With(zap.String("action", operation), zap.String("account_id", c.accountID), zap.Duration("took", time.Since(c.now)))
+	operation, operationErr := request.Operation()
+	result, err := e.do(r.Context(), c, request, operation, operationErr)
+	e.audit(r.Context(), c, operation, err)
+	name := ""
+	if operation != nil {
+		name = operation.Name()
+	}
+	c.log = c.log.With(zap.String("action", name), zap.String("account_id", c.accountID), zap.Duration("took", time.Since(c.now)))
 	if err != nil {
 		if refusal := smc.AsError(err); refusal.HTTPStatus >= http.StatusInternalServerError {
 			c.log.Error("call failed", zap.Error(err))
@@ -159,39 +177,60 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.log.Debug("call answered")
-	if err := smc.WriteResult(w, format, operation, c.requestID, result); err != nil {
+	if err := smc.WriteResult(w, format, name, c.requestID, result); err != nil {
 		c.log.Info("answer not delivered", zap.Error(err))
 	}
 }
 
-// do verifies, decodes, validates and carries out a call.
-func (e *Endpoint) do(ctx context.Context, c *call, request *smc.Request) (smc.Result, string, error) {
-	keyID, err := e.verifier.Verify(ctx, request)
-	if err != nil {
-		return nil, "", err
+// verify finds out who sent a request.
+func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) error {
+	verifier := smc.Verifier{
+		Secret: func(ctx context.Context, id string) (string, bool, error) {
+			c.key.AccessKeyID = id
+			key, err := e.Store.AccessKey(ctx, id)
+			if errors.Is(err, store.ErrNotFound) {
+				return "", false, nil
+			}
+			if err != nil {
+				return "", false, err
+			}
+			c.key, c.accountID = key, key.AccountID
+			return key.Secret, !key.Disabled, nil
+		},
+		Nonces: nonces{e.Store},
 	}
-	key, err := e.Store.AccessKey(ctx, keyID)
-	if err != nil {
-		return nil, "", err
+	_, err := verifier.Verify(ctx, request)
+	c.verified = err == nil
+	return err
+}
+
+// do verifies, decodes, validates, authorizes and carries out a call. operation and operationErr are what the request
+// names; that is of interest only once it is known to be genuine.
+func (e *Endpoint) do(ctx context.Context, c *call, request *smc.Request, operation smc.AnyOperation, operationErr error) (smc.Result, error) {
+	if err := e.verify(ctx, c, request); err != nil {
+		return nil, err
 	}
-	c.accountID = key.AccountID
-	operation, err := request.Operation()
-	if err != nil {
-		return nil, "", err
+	if err := e.throttle.admit(c.key.AccessKeyID); err != nil {
+		return nil, err
+	}
+	if operationErr != nil {
+		return nil, operationErr
 	}
 	handle, ok := e.handlers[operation.Name()]
 	if !ok {
-		return nil, operation.Name(), smc.Errorf(smc.CodeUnsupportedFeature, "%s is not served by this center", operation.Name())
+		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "%s is not served by this center", operation.Name())
 	}
 	decoded, err := operation.DecodeRequest(request.Values)
 	if err != nil {
-		return nil, operation.Name(), err
+		return nil, err
 	}
 	if err := operation.ValidateRequest(decoded, c.now); err != nil {
-		return nil, operation.Name(), err
+		return nil, err
 	}
-	result, err := handle(ctx, c, decoded)
-	return result, operation.Name(), err
+	if err := e.authorize(ctx, c, operation.Name(), decoded); err != nil {
+		return nil, err
+	}
+	return handle(ctx, c, decoded)
 }
 
 func (e *Endpoint) refuse(w http.ResponseWriter, format smc.Format, requestID string, err error) {

@@ -20,6 +20,7 @@ func (e *Endpoint) register() {
 	e.registerTags()
 	e.registerAccessTokens()
 	e.registerWorkgroups()
+	e.registerAccessKeys()
 	serve(e, smc.CreateReplicationJob, e.createReplicationJob)
 	serve(e, smc.DescribeReplicationJobs, e.describeReplicationJobs)
 	serve(e, smc.ModifyReplicationJobAttribute, func(ctx context.Context, c *call, r *smc.ModifyReplicationJobAttributeRequest) (*smc.ModifyReplicationJobAttributeResult, error) {
@@ -39,6 +40,9 @@ func (e *Endpoint) register() {
 	})
 	serve(e, smc.RunReplicationJob, func(ctx context.Context, c *call, r *smc.RunReplicationJobRequest) (*smc.RunReplicationJobResult, error) {
 		return &smc.RunReplicationJobResult{}, e.update(ctx, c, r.JobID, workflows.UpdateRun, struct{}{})
+	})
+	serve(e, smc.CreateCrossZoneMigrationJob, func(context.Context, *call, *smc.CreateCrossZoneMigrationJobRequest) (*smc.CreateCrossZoneMigrationJobResult, error) {
+		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "") // its validation said so
 	})
 	serve(e, smc.DescribeReplicationJobDetails, e.describeReplicationJobDetails)
 	serve(e, smc.DescribeImages, e.describeImages)
@@ -78,6 +82,7 @@ func (e *Endpoint) createAccessToken(ctx context.Context, c *call, r *smc.Create
 	if err := e.Store.CreateAccessToken(ctx, token, code); err != nil {
 		return nil, err
 	}
+	c.touched(e.resource(c, typeToken, token.AccessTokenID))
 	return &smc.CreateAccessTokenResult{AccessTokenID: token.AccessTokenID, AccessTokenCode: code}, nil
 }
 
@@ -99,6 +104,7 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 	if err != nil {
 		return nil, err
 	}
+	c.touched(e.resource(c, typeJob, jobID))
 	// The job is in the store: it exists, whatever becomes of this. The sweep starts what could not be started here.
 	if err := e.Engine.Begin(ctx, jobID); err != nil {
 		c.log.Warn("entity not started, the sweep will start it", jobField(jobID), errorField(err))

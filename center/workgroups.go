@@ -17,6 +17,9 @@ func (e *Endpoint) registerWorkgroups() {
 			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
 		}
 		id, err := e.Store.CreateWorkgroup(ctx, store.Workgroup{AccountID: c.accountID, Name: *r.Name, Description: value(r.Description)}, value(r.ClientToken), tags)
+		if err == nil {
+			c.touched(e.resource(c, typeWorkgroup, id))
+		}
 		return &smc.CreateWorkgroupResult{WorkgroupID: id}, err
 	})
 	serve(e, smc.DescribeWorkgroups, e.describeWorkgroups)

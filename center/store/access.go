@@ -21,26 +21,6 @@ func HashSecret(secret string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// PutAccessKey stores a key pair, replacing one of the same id.
-func (s *Store) PutAccessKey(ctx context.Context, key AccessKey) error {
-	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO access_keys (access_key_id, secret, account_id, created_at) VALUES (?, ?, ?, ?)
-			ON CONFLICT (access_key_id) DO UPDATE SET secret = excluded.secret, account_id = excluded.account_id`,
-			key.AccessKeyID, key.Secret, key.AccountID, millis(s.now()))
-		return err
-	})
-}
-
-// AccessKey returns the key pair of an id, or ErrNotFound.
-func (s *Store) AccessKey(ctx context.Context, id string) (AccessKey, error) {
-	key := AccessKey{AccessKeyID: id}
-	err := s.db.QueryRowContext(ctx, `SELECT secret, account_id FROM access_keys WHERE access_key_id = ?`, id).Scan(&key.Secret, &key.AccountID)
-	if errors.Is(err, sql.ErrNoRows) {
-		return AccessKey{}, ErrNotFound
-	}
-	return key, err
-}
-
 // UseNonce records a signature nonce until expires and reports whether it was new.
 func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires time.Time) (bool, error) {
 	fresh := false

@@ -47,6 +47,7 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 }
 
 func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
+	r.Name, r.ImageName = given(r.Name), given(r.ImageName)
 	allowed := func(trigger smc.Trigger, given ...bool) error {
 		for _, is := range given {
 			if is {
@@ -148,8 +149,17 @@ func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.Modi
 	return nil
 }
 
+// given returns nil for an empty name: one that is empty counts as absent, for nothing is called nothing.
+func given(name *string) *string {
+	if value(name) == "" {
+		return nil
+	}
+	return name
+}
+
 // ModifySource renames or describes a source server, in any state; nil leaves a field as it is.
 func (s *Store) ModifySource(ctx context.Context, accountID, sourceID string, name, description *string) error {
+	name = given(name)
 	return s.write(ctx, func(tx *transaction) error {
 		source, err := requireOwnSource(ctx, tx, accountID, sourceID)
 		if err != nil {

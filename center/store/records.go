@@ -94,7 +94,13 @@ type ImageDisk struct {
 }
 
 // AccessKey is a key pair that signs requests.
-type AccessKey struct{ AccessKeyID, Secret, AccountID string }
+type AccessKey struct {
+	AccessKeyID, Secret, AccountID string
+	Description                    string
+	Policy                         string // a policy document; empty: everything in the account is allowed
+	Disabled                       bool
+	CreatedAt                      time.Time
+}
 
 // AccessToken is an activation code's record; the code itself is not kept, only its hash.
 type AccessToken struct {

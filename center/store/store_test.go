@@ -1002,11 +1002,12 @@ func TestKeysAndNonces(t *testing.T) {
 	f := newFixture(t)
 	_, err := f.AccessKey(f.ctx, "ak")
 	require.ErrorIs(t, err, ErrNotFound)
-	require.NoError(t, f.PutAccessKey(f.ctx, AccessKey{"ak", "old", account}))
-	require.NoError(t, f.PutAccessKey(f.ctx, AccessKey{"ak", "new", account}))
+	require.NoError(t, f.PutAccessKey(f.ctx, AccessKey{AccessKeyID: "ak", Secret: "old", AccountID: account}))
+	require.NoError(t, f.PutAccessKey(f.ctx, AccessKey{AccessKeyID: "ak", Secret: "new", AccountID: account}))
 	key, err := f.AccessKey(f.ctx, "ak")
 	require.NoError(t, err)
-	require.Equal(t, AccessKey{"ak", "new", account}, key)
+	key.CreatedAt = time.Time{}
+	require.Equal(t, AccessKey{AccessKeyID: "ak", Secret: "new", AccountID: account}, key)
 
 	use := func(s *Store, nonce string) bool {
 		fresh, err := s.UseNonce(f.ctx, "ak", nonce, f.clock.read().Add(time.Minute))

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/drover/drover/smc"
 )
@@ -28,7 +30,9 @@ func resourceTable(resourceType string) (table, id string) {
 }
 
 // requireResources refuses ids the account does not have.
-func requireResources(ctx context.Context, tx *transaction, accountID, resourceType string, ids []string) error {
+func requireResources(ctx context.Context, tx interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, accountID, resourceType string, ids []string) error {
 	table, column := resourceTable(resourceType)
 	for _, id := range ids {
 		var n int
@@ -95,13 +99,16 @@ var ErrBadToken = errors.New("the NextToken is not one of this listing")
 // ResourceTags lists tags of an account's resources in a stable order, after the position of next, limit at most; it
 // returns the position to go on from, empty on the last page. tags filters: a resource must have all of them.
 func (s *Store) ResourceTags(ctx context.Context, accountID, resourceType string, ids []string, tags []smc.TagFilter, next string, limit int) ([]ResourceTag, string, error) {
+	if err := requireResources(ctx, s.db, accountID, resourceType, ids); err != nil {
+		return nil, "", err
+	}
 	where := newConditions("account_id = ?", accountID)
 	where.equal("resource_type", resourceType)
 	where.in("resource_id", ids)
-	where.tagged("resource_id", tags)
+	where.tagged("tags.resource_id", tags)
 	if next != "" {
 		id, key, ok := strings.Cut(next, "\n")
-		if !ok {
+		if !ok || !utf8.ValidString(next) || strings.ContainsRune(next, 0) {
 			return nil, "", ErrBadToken
 		}
 		where.clauses = append(where.clauses, "(resource_id > ? OR resource_id = ? AND tag_key > ?)")

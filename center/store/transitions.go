@@ -191,8 +191,12 @@ func (s *Store) requireSource(ctx context.Context, tx *transaction, sourceID str
 	if err != nil {
 		return err
 	}
-	if source.State == smc.SourceUnavailable {
+	switch source.State {
+	case smc.SourceUnavailable:
 		return smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is Unavailable: start its agent and try again", sourceID, source.Name)
+	case smc.SourceDeleting:
+		return smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is Deleting, and its jobs with it", sourceID, source.Name)
+	case smc.SourceAvailable, smc.SourceInUse:
 	}
 	return nil
 }
@@ -409,7 +413,8 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 		for _, statement := range []string{
 			`DELETE FROM replication_runs WHERE job_id = ?`,
 			`DELETE FROM replication_jobs WHERE job_id = ?`,
-			`UPDATE source_servers SET job_id = '' WHERE job_id = ?`,
+			`UPDATE source_servers SET job_id = COALESCE((SELECT job_id FROM replication_jobs j WHERE j.source_id = source_servers.source_id
+				ORDER BY created_at DESC, job_id LIMIT 1), '') WHERE job_id = ?`, // the newest that is left
 			`DELETE FROM tags WHERE resource_id = ?`,
 		} {
 			if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {

@@ -84,6 +84,7 @@ func requireWorkgroup(ctx context.Context, tx *transaction, accountID, id string
 
 // ModifyWorkgroup renames or describes a workgroup; nil leaves a field as it is.
 func (s *Store) ModifyWorkgroup(ctx context.Context, accountID, id string, name, description *string) error {
+	name = given(name)
 	return s.write(ctx, func(tx *transaction) error {
 		group, err := requireWorkgroup(ctx, tx, accountID, id)
 		if err != nil {

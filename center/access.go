@@ -1,0 +1,211 @@
+package center
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/time/rate"
+
+	"github.com/drover/drover/center/ram"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
+)
+
+// Types of resources that policies name. CONTRACT knows the first two; the others are ours, for our own operations and
+// for the audit log.
+const (
+	typeSource    = "sourceserver"
+	typeJob       = "replicationjob"
+	typeKey       = "accesskey"
+	typeAudit     = "auditrecord"
+	typeToken     = "accesstoken"
+	typeWorkgroup = "workgroup"
+)
+
+// anyID stands for every resource of a type.
+const anyID = "*"
+
+// resource names a resource of the caller's account as policies do.
+func (e *Endpoint) resource(c *call, kind, id string) string {
+	return "acs:smc:" + e.RegionID + ":" + c.accountID + ":" + kind + "/" + id
+}
+
+// concern is what a call is about.
+type concern struct {
+	// needs are the resources on which the caller must be allowed the operation.
+	needs []string
+	// about is what the audit log names beside them, where access rules have no resource of their own.
+	about []string
+}
+
+// concernOf says what a request is about (CONTRACT: Access rules). An operation on no single resource needs all of its
+// type. Activation codes and workgroups are of source servers. A request this does not know is nobody's to make.
+func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern, error) {
+	each := func(kind string, ids ...string) concern {
+		if len(ids) == 0 {
+			ids = []string{anyID}
+		}
+		var names concern
+		for _, id := range ids {
+			names.needs = append(names.needs, e.resource(c, kind, id))
+		}
+		return names
+	}
+	ofWorkgroup := func(id string, sourceIDs ...string) concern {
+		names := each(typeSource, sourceIDs...)
+		names.about = []string{e.resource(c, typeWorkgroup, id)}
+		return names
+	}
+	ofToken := func(id string) concern {
+		names := each(typeSource)
+		names.about = []string{e.resource(c, typeToken, id)}
+		return names
+	}
+	switch r := request.(type) {
+	case *smc.DescribeSourceServersRequest:
+		return each(typeSource, r.SourceID...), nil
+	case *smc.ModifySourceServerAttributeRequest:
+		return each(typeSource, r.SourceID), nil
+	case *smc.DeleteSourceServerRequest:
+		return each(typeSource, r.SourceID), nil
+
+	case *smc.CreateReplicationJobRequest:
+		return concern{needs: []string{e.resource(c, typeJob, anyID), e.resource(c, typeSource, r.SourceID)}}, nil
+	case *smc.DescribeReplicationJobsRequest:
+		return each(typeJob, r.JobID...), nil
+	case *smc.DescribeReplicationJobDetailsRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.ModifyReplicationJobAttributeRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.StartReplicationJobRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.StopReplicationJobRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.CutOverReplicationJobRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.DeleteReplicationJobRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.RunReplicationJobRequest:
+		return each(typeJob, r.JobID), nil
+	case *smc.CreateCrossZoneMigrationJobRequest:
+		return each(typeJob), nil
+	case *smc.DescribeImagesRequest:
+		if id := value(r.JobID); id != "" {
+			return each(typeJob, id), nil
+		}
+		return each(typeJob), nil
+	case *smc.GetImageTicketRequest: // an image is its job's
+		image, err := e.Store.Image(ctx, c.accountID, r.ImageID)
+		if errors.Is(err, store.ErrNotFound) {
+			return each(typeJob), nil
+		}
+		if err != nil {
+			return concern{}, err
+		}
+		return each(typeJob, image.JobID), nil
+
+	case *smc.TagResourcesRequest:
+		return each(strings.ToLower(r.ResourceType), r.ResourceID...), nil
+	case *smc.UntagResourcesRequest:
+		return each(strings.ToLower(r.ResourceType), r.ResourceID...), nil
+	case *smc.ListTagResourcesRequest:
+		return each(strings.ToLower(r.ResourceType), r.ResourceID...), nil
+
+	case *smc.CreateAccessTokenRequest, *smc.ListAccessTokensRequest, *smc.CreateWorkgroupRequest, *smc.DescribeWorkgroupsRequest:
+		return each(typeSource), nil
+	case *smc.DisableAccessTokenRequest:
+		return ofToken(r.AccessTokenID), nil
+	case *smc.DeleteAccessTokenRequest:
+		return ofToken(r.AccessTokenID), nil
+	case *smc.ModifyWorkgroupAttributeRequest:
+		return ofWorkgroup(r.WorkgroupID), nil
+	case *smc.DeleteWorkgroupRequest:
+		return ofWorkgroup(r.WorkgroupID), nil
+	case *smc.AssociateSourceServersRequest:
+		return ofWorkgroup(r.WorkgroupID, r.SourceID...), nil
+	case *smc.DisassociateSourceServersRequest:
+		return ofWorkgroup(r.WorkgroupID, r.SourceID...), nil
+
+	case *smc.CreateAccessKeyRequest, *smc.ListAccessKeysRequest:
+		return each(typeKey), nil
+	case *smc.DisableAccessKeyRequest:
+		return each(typeKey, r.KeyID), nil
+	case *smc.DescribeAuditLogRequest:
+		return each(typeAudit), nil
+	}
+	return concern{}, smc.Errorf(smc.CodeForbiddenUnauthorized, "no access rule is known for a %T", request)
+}
+
+// authorize refuses what the policy of the caller's key does not allow. A key without a policy may do everything in its
+// account.
+func (e *Endpoint) authorize(ctx context.Context, c *call, operation string, request any) error {
+	names, err := e.concernOf(ctx, c, request)
+	if err != nil {
+		return err
+	}
+	c.resources = slices.Concat(names.about, names.needs)
+	if c.key.Policy == "" {
+		return nil
+	}
+	policy, err := ram.Parse(c.key.Policy)
+	if err != nil { // it was understood when it was stored
+		return smc.Errorf(smc.CodeForbiddenUnauthorized, "the policy of access key %s is not valid: %v", c.key.AccessKeyID, err)
+	}
+	action := "smc:" + operation
+	for _, name := range names.needs {
+		if decision := policy.Decide(action, name); decision != ram.Granted {
+			return smc.Errorf(smc.CodeForbiddenUnauthorized, "access key %s may not do %s on %s: %s in its policy; ask for a key that may", c.key.AccessKeyID, action, name, decision)
+		}
+	}
+	return nil
+}
+
+// checkPolicy refuses a policy document that is not understood, and one that names an operation there is none of: a
+// misspelt Deny would deny nothing.
+func checkPolicy(document string) error {
+	policy, err := ram.Parse(document)
+	if err != nil {
+		return smc.Errorf(smc.CodeInvalidPolicy, "Policy: %v", err)
+	}
+	for _, pattern := range policy.ActionPatterns() {
+		if !slices.ContainsFunc(smc.Operations(), func(o smc.AnyOperation) bool { return ram.Match(pattern, "smc:"+o.Name()) }) {
+			return smc.Errorf(smc.CodeInvalidPolicy, "Policy: the action %q is that of no operation", pattern)
+		}
+	}
+	return nil
+}
+
+// throttle limits how often each access key calls.
+type throttle struct {
+	perSecond rate.Limit
+	burst     int
+
+	mutex sync.Mutex
+	// keys holds only keys whose signature was right: nobody fills it from outside.
+	keys map[string]*rate.Limiter
+}
+
+func newThrottle(perSecond float64, burst int) *throttle {
+	return &throttle{perSecond: rate.Limit(perSecond), burst: max(burst, 1), keys: map[string]*rate.Limiter{}}
+}
+
+// admit counts a call of an access key, or refuses it with Throttling.User.
+func (t *throttle) admit(accessKeyID string) error {
+	if t.perSecond <= 0 {
+		return nil
+	}
+	t.mutex.Lock()
+	limiter, ok := t.keys[accessKeyID]
+	if !ok {
+		limiter = rate.NewLimiter(t.perSecond, t.burst)
+		t.keys[accessKeyID] = limiter
+	}
+	t.mutex.Unlock()
+	if limiter.Allow() {
+		return nil
+	}
+	return smc.Errorf(smc.CodeThrottlingUser, "access key %s makes more than %v calls a second (%d at once): wait a moment and send the call again", accessKeyID, float64(t.perSecond), t.burst)
+}
