@@ -3,13 +3,16 @@ package smc
 // Operations of ours, outside the vendor's API: same endpoint, same signature, marked as extensions.
 var (
 	// RunReplicationJob makes one run of an incremental job in Waiting now; the grid stays as it is.
-	RunReplicationJob = declare[RunReplicationJobRequest, RunReplicationJobResult]("RunReplicationJob", extension)
+	RunReplicationJob = declare[RunReplicationJobRequest, RunReplicationJobResult]("RunReplicationJob", extension,
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid))
 	// DescribeReplicationJobDetails shows the live progress of one job.
-	DescribeReplicationJobDetails = declare[DescribeReplicationJobDetailsRequest, DescribeReplicationJobDetailsResult]("DescribeReplicationJobDetails", extension, reads)
+	DescribeReplicationJobDetails = declare[DescribeReplicationJobDetailsRequest, DescribeReplicationJobDetailsResult]("DescribeReplicationJobDetails", extension, reads,
+		answers(CodeInvalidJobIDNotFound))
 	// DescribeImages lists images, newest first.
 	DescribeImages = declare[DescribeImagesRequest, DescribeImagesResult]("DescribeImages", extension, reads)
 	// GetImageTicket gives a short-lived permission to read an image at its transition host.
-	GetImageTicket = declare[GetImageTicketRequest, GetImageTicketResult]("GetImageTicket", extension, reads)
+	GetImageTicket = declare[GetImageTicketRequest, GetImageTicketResult]("GetImageTicket", extension, reads,
+		answers(CodeInvalidImageIDNotFound))
 )
 
 // RunReplicationJobRequest names the job.
@@ -89,8 +92,8 @@ type DescribeImagesRequest struct {
 	ImageID    []string `smc:"ImageId,list=50"`
 	JobID      *string  `smc:"JobId"`
 	Name       *string  `smc:"Name,maxlen=256"`
-	PageNumber *int     `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize   *int     `smc:"PageSize,min=1,max=50"`
+	PageNumber *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize   *int     `smc:"PageSize,min=1,max=50,default=10"`
 }
 
 // DescribeImagesResult is a page of images.

@@ -7,21 +7,28 @@ import (
 // Operations on replication jobs.
 var (
 	// CreateReplicationJob makes a job, in status Ready.
-	CreateReplicationJob = declare[CreateReplicationJobRequest, CreateReplicationJobResult]("CreateReplicationJob")
+	CreateReplicationJob = declare[CreateReplicationJobRequest, CreateReplicationJobResult]("CreateReplicationJob",
+		answers(CodeInvalidSourceIDNotFound, CodeSourceServerStateInvalid, CodeReplicationJobDataDiskIndexInvalid, CodeDataDiskDuplicateIndex, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeInvalidSecurityGroupIncorrectNetwork, CodeInvalidSecurityGroupVPCMismatch, CodeInvalidOsMigrationTypeNotMatched, CodeQuotaExceededReplicationJob, CodeIdempotentParameterMismatch, CodeInvalidParameterTagValue, CodeEntityNotExistRole, CodeRealNameAuthenticationError, CodeUnsupportedFeature))
 	// DescribeReplicationJobs lists jobs, newest first.
 	DescribeReplicationJobs = declare[DescribeReplicationJobsRequest, DescribeReplicationJobsResult]("DescribeReplicationJobs", reads)
 	// ModifyReplicationJobAttribute changes a job; what may change depends on its status.
-	ModifyReplicationJobAttribute = declare[ModifyReplicationJobAttributeRequest, ModifyReplicationJobAttributeResult]("ModifyReplicationJobAttribute")
+	ModifyReplicationJobAttribute = declare[ModifyReplicationJobAttributeRequest, ModifyReplicationJobAttributeResult]("ModifyReplicationJobAttribute",
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeUnsupportedFeature))
 	// StartReplicationJob starts a job or resumes it.
-	StartReplicationJob = declare[StartReplicationJobRequest, StartReplicationJobResult]("StartReplicationJob")
+	StartReplicationJob = declare[StartReplicationJobRequest, StartReplicationJobResult]("StartReplicationJob",
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid))
 	// StopReplicationJob stops a job that is Syncing.
-	StopReplicationJob = declare[StopReplicationJobRequest, StopReplicationJobResult]("StopReplicationJob")
+	StopReplicationJob = declare[StopReplicationJobRequest, StopReplicationJobResult]("StopReplicationJob",
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus))
 	// CutOverReplicationJob ends a Waiting incremental job, with or without a last run.
-	CutOverReplicationJob = declare[CutOverReplicationJobRequest, CutOverReplicationJobResult]("CutOverReplicationJob")
+	CutOverReplicationJob = declare[CutOverReplicationJobRequest, CutOverReplicationJobResult]("CutOverReplicationJob",
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeSourceServerStateInvalid))
 	// DeleteReplicationJob deletes a job that is not Running; its images stay.
-	DeleteReplicationJob = declare[DeleteReplicationJobRequest, DeleteReplicationJobResult]("DeleteReplicationJob")
+	DeleteReplicationJob = declare[DeleteReplicationJobRequest, DeleteReplicationJobResult]("DeleteReplicationJob",
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus))
 	// CreateCrossZoneMigrationJob moves instances between zones of the vendor's cloud; only the vendor can.
-	CreateCrossZoneMigrationJob = declare[CreateCrossZoneMigrationJobRequest, CreateCrossZoneMigrationJobResult]("CreateCrossZoneMigrationJob")
+	CreateCrossZoneMigrationJob = declare[CreateCrossZoneMigrationJobRequest, CreateCrossZoneMigrationJobResult]("CreateCrossZoneMigrationJob",
+		answers(CodeUnsupportedFeature))
 )
 
 // Limits of jobs (CONTRACT: Jobs: parameters).
@@ -45,26 +52,25 @@ type CreateReplicationJobRequest struct {
 	Name        *string `smc:"Name,rule=name"`
 	Description *string `smc:"Description,rule=name"`
 	SourceID    string  `smc:"SourceId,required"`
-	// TargetType in any case; see Target.
-	TargetType *string `smc:"TargetType,maxlen=64"`
-	// ScheduledStartTime is in the future and within MaxScheduleAhead; absent means started by hand only.
+	// TargetType is Image, ContainerImage or TargetInstance, in any case.
+	TargetType *string `smc:"TargetType,maxlen=64,default=Image"`
+	// ScheduledStartTime is in the future and within 30 days; absent means started by hand only.
 	ScheduledStartTime *string `smc:"ScheduledStartTime,rule=time"`
-	// ValidTime lies MinValidity to MaxValidity after the creation. Absent means DefaultValidity, empty means
-	// that the job never expires; see Expiry.
-	ValidTime *string `smc:"ValidTime,alias=VaildTime,rule=time"`
-	ImageName *string `smc:"ImageName,rule=name"`
+	// ValidTime lies 7 to 90 days after the creation. Sent empty it means that the job never expires.
+	ValidTime *string `smc:"ValidTime,alias=VaildTime,rule=time,default=30 days after the creation"`
+	ImageName *string `smc:"ImageName,rule=name,default=<name of the source>_<JobId>"`
 	// InstanceID is the target of a TargetInstance job.
 	InstanceID *string `smc:"InstanceId"`
 	// SystemDiskSize is in GiB.
-	SystemDiskSize *int    `smc:"SystemDiskSize,min=20,max=2048"`
+	SystemDiskSize *int    `smc:"SystemDiskSize,min=20,max=2048,default=the size at the source and at least 20"`
 	VpcID          *string `smc:"VpcId"`
 	VSwitchID      *string `smc:"VSwitchId"`
-	// ReplicationParameters is a JSON object; see ParseReplicationParameters.
+	// ReplicationParameters is a JSON object with the keys bandwidth_limit, compress_level and checksum.
 	ReplicationParameters *string `smc:"ReplicationParameters,maxlen=2048"`
 	// NetMode is 0 (default) or 2, which needs VSwitchID.
-	NetMode *int `smc:"NetMode,enum=0|2"`
+	NetMode *int `smc:"NetMode,enum=0|2,default=0"`
 	// RunOnce is true by default. False makes the job incremental and needs Frequency and MaxNumberOfImageToKeep.
-	RunOnce *bool `smc:"RunOnce"`
+	RunOnce *bool `smc:"RunOnce,default=true"`
 	// Frequency is in hours.
 	Frequency              *int             `smc:"Frequency,min=1,max=168"`
 	MaxNumberOfImageToKeep *int             `smc:"MaxNumberOfImageToKeep,min=1,max=10"`
@@ -80,7 +86,7 @@ type CreateReplicationJobRequest struct {
 	Tag                    []TagParameter   `smc:"Tag,list=20,over=NumberExceed.Tags"`
 	SystemDiskPart         []PartTarget     `smc:"SystemDiskPart,list=32"`
 	// JobType 0 (default) migrates a server; 1, 2 and 3 are kinds only the vendor offers.
-	JobType         *int    `smc:"JobType,enum=0|1|2|3"`
+	JobType         *int    `smc:"JobType,enum=0|1|2|3,default=0"`
 	ResourceGroupID *string `smc:"ResourceGroupId"`
 	// Disks is the vendor's newer way to lay out disks; a self-hosted center refuses it.
 	Disks *DiskLayout `smc:"Disks"`
@@ -91,7 +97,7 @@ type DataDiskTarget struct {
 	// Index is the data disk of the source, from 1.
 	Index *int `smc:"Index,required,min=1,max=16"`
 	// Size is in GiB; absent means the size at the source.
-	Size *int         `smc:"Size,min=20,max=32768"`
+	Size *int         `smc:"Size,min=20,max=32768,default=the size at the source"`
 	Part []PartTarget `smc:"Part,list=32"`
 }
 
@@ -100,7 +106,7 @@ type PartTarget struct {
 	Device    *string `smc:"Device,maxlen=64"`
 	SizeBytes *int64  `smc:"SizeBytes,min=1,max=9223372036854775807"`
 	// Block (default true) replicates the partition by blocks.
-	Block *bool `smc:"Block"`
+	Block *bool `smc:"Block,default=true"`
 }
 
 // DiskLayout is the parameter Disks.
@@ -143,8 +149,8 @@ type DescribeReplicationJobsRequest struct {
 	RegionID        *string     `smc:"RegionId"`
 	Status          *string     `smc:"Status,enum=Ready|Running|Stopped|Waiting|InError|Finished|Expired|Deleting"`
 	BusinessStatus  *string     `smc:"BusinessStatus,enum=Preparing|Syncing|Processing|Cleaning"`
-	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize        *int        `smc:"PageSize,min=1,max=50"`
+	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize        *int        `smc:"PageSize,min=1,max=50,default=10"`
 	SourceID        []string    `smc:"SourceId,list=50"`
 	JobID           []string    `smc:"JobId,list=50"`
 	JobType         *int        `smc:"JobType,enum=0|1|2|3"`
@@ -275,7 +281,7 @@ type ModifyReplicationJobAttributeRequest struct {
 	ValidTime              *string          `smc:"ValidTime,alias=VaildTime,rule=time"`
 	SystemDiskPart         []PartTarget     `smc:"SystemDiskPart,list=32"`
 	DataDisk               []DataDiskTarget `smc:"DataDisk,list=16"`
-	NetMode                *int             `smc:"NetMode,enum=0|2"`
+	NetMode                *int             `smc:"NetMode,enum=0|2,default=0"`
 	VSwitchID              *string          `smc:"VSwitchId"`
 	VpcID                  *string          `smc:"VpcId"`
 	ReplicationParameters  *string          `smc:"ReplicationParameters,maxlen=2048"`
@@ -303,7 +309,7 @@ type StopReplicationJobResult struct{ Answer }
 // CutOverReplicationJobRequest names the job; SyncData (default false) asks for one last run.
 type CutOverReplicationJobRequest struct {
 	JobID    string `smc:"JobId,required"`
-	SyncData *bool  `smc:"SyncData"`
+	SyncData *bool  `smc:"SyncData,default=false"`
 }
 
 // CutOverReplicationJobResult says nothing but that it is done.

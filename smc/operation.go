@@ -14,22 +14,33 @@ import (
 // Operation is one operation of the API with the types of its request and its result. What a router, a client or
 // a reference needs comes from its declaration.
 type Operation[Req, Res any] struct {
-	name    string
-	options map[option]bool
-	schema  *schema
+	name   string
+	traits traits
+	schema *schema
 }
 
-// option is a property of an operation beside its types.
-type option string
+// traits are what an operation is beside its types.
+type traits struct {
+	extension, reads, once bool
+	codes                  []string
+}
 
-const (
-	// extension marks an operation of ours, outside the vendor's API.
-	extension option = "extension"
-	// reads marks an operation that changes nothing.
-	reads option = "reads"
-	// once marks an operation that makes another thing each time it is sent and takes no client token.
-	once option = "once"
-)
+// option sets a trait.
+type option func(*traits)
+
+// extension marks an operation of ours, outside the vendor's API.
+func extension(t *traits) { t.extension = true }
+
+// reads marks an operation that changes nothing.
+func reads(t *traits) { t.reads = true }
+
+// once marks an operation that makes another thing each time it is sent and takes no client token.
+func once(t *traits) { t.once = true }
+
+// answers names the codes an operation may answer with, beside those any may and those its tags name.
+func answers(codes ...string) option {
+	return func(t *traits) { t.codes = append(t.codes, codes...) }
+}
 
 // AnyOperation is an operation whose types are not known at compile time: what a router or the reference uses.
 // The only implementation is *Operation.
@@ -40,6 +51,8 @@ type AnyOperation interface {
 	Extension() bool
 	// ReadOnly reports whether the operation changes nothing.
 	ReadOnly() bool
+	// ErrorCodes lists the codes the operation may answer with beside those any operation may, sorted.
+	ErrorCodes() []string
 	// Parameters describes the request, in the order of its declaration.
 	Parameters() []Parameter
 	// NewRequest and NewResult return pointers to empty values of the operation's types.
@@ -66,6 +79,8 @@ type Parameter struct {
 	Required bool
 	// Limits says in words which values are allowed; empty when all are.
 	Limits string
+	// Default says what absence means; empty when it means nothing but that.
+	Default string
 }
 
 // registry holds every declared operation; declare is its only writer, at initialisation.
@@ -74,9 +89,14 @@ var registry = map[string]AnyOperation{}
 // declare declares an operation and registers it. A request type that cannot be a request is a mistake of the
 // programmer, found at initialisation.
 func declare[Req, Res any](name string, options ...option) *Operation[Req, Res] {
-	op := &Operation[Req, Res]{name: name, options: map[option]bool{}, schema: schemaOf(reflect.TypeFor[Req]())}
-	for _, o := range options {
-		op.options[o] = true
+	op := &Operation[Req, Res]{name: name, schema: schemaOf(reflect.TypeFor[Req]())}
+	for _, set := range options {
+		set(&op.traits)
+	}
+	for _, code := range op.ErrorCodes() {
+		if _, ok := codes[code]; !ok {
+			panic(fmt.Sprintf("smc: %s answers with the code %s, which is none", name, code))
+		}
 	}
 	if _, ok := any(new(Res)).(Result); !ok {
 		panic(fmt.Sprintf("smc: the result of %s does not embed Answer", name))
@@ -114,15 +134,22 @@ func LookupOperation(name string) (AnyOperation, error) {
 func (o *Operation[Req, Res]) Name() string { return o.name }
 
 // Extension reports whether the operation is ours, outside the vendor's API.
-func (o *Operation[Req, Res]) Extension() bool { return o.options[extension] }
+func (o *Operation[Req, Res]) Extension() bool { return o.traits.extension }
 
 // ReadOnly reports whether the operation changes nothing.
-func (o *Operation[Req, Res]) ReadOnly() bool { return o.options[reads] }
+func (o *Operation[Req, Res]) ReadOnly() bool { return o.traits.reads }
 
 // repeatable reports whether a request whose outcome is unknown may be sent again: its work would not be done
 // twice, by its nature or because it carries a client token.
 func (o *Operation[Req, Res]) repeatable(values url.Values) bool {
-	return !o.options[once] && (!o.schema.has(clientToken) || values.Get(clientToken) != "")
+	return !o.traits.once && (!o.schema.has(clientToken) || values.Get(clientToken) != "")
+}
+
+// ErrorCodes lists the codes the operation may answer with beside those any operation may, sorted.
+func (o *Operation[Req, Res]) ErrorCodes() []string {
+	list := o.schema.codes(slices.Clone(o.traits.codes))
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // Parameters describes the request, in the order of its declaration.

@@ -31,10 +31,10 @@ type schema struct {
 // field is one parameter: its name and limits, from the tag
 //
 //	smc:"Name[,required][,min=N,max=N][,minlen=N][,maxlen=N][,enum=A|B[,fold]][,rule=R][,list=N][,alias=A]
-//	     [,missing=Code][,invalid=Code][,over=Code]"
+//	     [,default=D][,missing=Code][,invalid=Code][,over=Code]"
 //
 // list is the most entries a list may have; the other limits hold for each of its entries. alias is another
-// name under which clients send it. missing, invalid and over replace the codes Missing<Name> and InvalidParameter.
+// name under which clients send it. default says, for the reference, what absence means. missing, invalid and over replace the codes Missing<Name> and InvalidParameter.
 // Lengths count characters.
 type field struct {
 	name    string
@@ -52,6 +52,7 @@ type field struct {
 	rule           *rule
 	ruleName       string
 	listMax        int
+	byDefault      string
 
 	missing, invalid, over string // codes
 
@@ -114,6 +115,8 @@ func (f *field) readTag(t reflect.Type, goName, tag string) {
 			f.listMax = int(number())
 		case "alias":
 			f.alias = value
+		case "default":
+			f.byDefault = value
 		case "missing":
 			f.missing = value
 		case "invalid":
@@ -175,7 +178,28 @@ func (f *field) describe(name string, required bool, out []Parameter) []Paramete
 		return f.sub.describe(name+".", out)
 	case kindString, kindInt, kindBool:
 	}
-	return append(out, Parameter{Name: name, Type: f.typeName(), Required: required, Limits: f.limits()})
+	return append(out, Parameter{Name: name, Type: f.typeName(), Required: required, Limits: f.limits(), Default: f.byDefault})
+}
+
+// codes appends the codes the tags name in place of the usual ones.
+func (s *schema) codes(list []string) []string {
+	for _, f := range s.fields {
+		if f.missing != "Missing"+f.name {
+			list = append(list, f.missing)
+		}
+		for _, code := range []string{f.invalid, f.over} {
+			if code != CodeInvalidParameter {
+				list = append(list, code)
+			}
+		}
+		if f.elem != nil {
+			f = f.elem
+		}
+		if f.sub != nil {
+			list = f.sub.codes(list)
+		}
+	}
+	return list
 }
 
 func (f *field) typeName() string {
@@ -208,7 +232,11 @@ func (f *field) limits() string {
 	case f.min != math.MinInt64:
 		parts = append(parts, fmt.Sprintf("at least %d", f.min))
 	}
-	if f.kind == kindString && len(f.enum) == 0 && (f.rule == nil || f.maxLen != defaultMaxLen) {
+	switch {
+	case f.kind != kindString, len(f.enum) > 0, f.rule != nil && f.rule.sized:
+	case f.minLen > 0:
+		parts = append(parts, fmt.Sprintf("%d to %d characters", f.minLen, f.maxLen))
+	default:
 		parts = append(parts, fmt.Sprintf("at most %d characters", f.maxLen))
 	}
 	if f.listMax > 0 {

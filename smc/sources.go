@@ -5,9 +5,11 @@ var (
 	// DescribeSourceServers lists source servers, newest first.
 	DescribeSourceServers = declare[DescribeSourceServersRequest, DescribeSourceServersResult]("DescribeSourceServers", reads)
 	// ModifySourceServerAttribute renames or describes a source server, in any state.
-	ModifySourceServerAttribute = declare[ModifySourceServerAttributeRequest, ModifySourceServerAttributeResult]("ModifySourceServerAttribute")
+	ModifySourceServerAttribute = declare[ModifySourceServerAttributeRequest, ModifySourceServerAttributeResult]("ModifySourceServerAttribute",
+		answers(CodeInvalidSourceIDNotFound, CodeSourceServerStateInvalid, CodeSourceServerNameDuplicate))
 	// DeleteSourceServer deletes a source server, with Force its resting job too.
-	DeleteSourceServer = declare[DeleteSourceServerRequest, DeleteSourceServerResult]("DeleteSourceServer")
+	DeleteSourceServer = declare[DeleteSourceServerRequest, DeleteSourceServerResult]("DeleteSourceServer",
+		answers(CodeInvalidSourceIDNotFound, CodeSourceServerStateInvalid, CodeSourceServerWithRunningReplicationJob, CodeReplicationJobRelated))
 )
 
 // DescribeSourceServersRequest filters source servers; filters that are given must all match.
@@ -15,8 +17,8 @@ type DescribeSourceServersRequest struct {
 	JobID           *string     `smc:"JobId"`
 	State           *string     `smc:"State,enum=Unavailable|Available|InUse|Deleting"`
 	Name            *string     `smc:"Name,maxlen=128"`
-	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize        *int        `smc:"PageSize,min=1,max=50"`
+	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize        *int        `smc:"PageSize,min=1,max=50,default=10"`
 	SourceID        []string    `smc:"SourceId,list=100"`
 	ResourceGroupID *string     `smc:"ResourceGroupId"`
 	Tag             []TagFilter `smc:"Tag,list=20"`
@@ -43,7 +45,7 @@ type SourceServer struct {
 	StatusInfo string `json:"StatusInfo"`
 	// JobID is the newest job of the source.
 	JobID string `json:"JobId"`
-	// CreationTime is when the source registered, in the form of FormatTime.
+	// CreationTime is when the source registered.
 	CreationTime string `json:"CreationTime"`
 	// HeartbeatRate is in seconds.
 	HeartbeatRate int    `json:"HeartbeatRate"`
@@ -113,7 +115,7 @@ type ModifySourceServerAttributeResult struct{ Answer }
 // DeleteSourceServerRequest names the source; Force (default false) deletes its job and what the job keeps too.
 type DeleteSourceServerRequest struct {
 	SourceID string `smc:"SourceId,required"`
-	Force    *bool  `smc:"Force"`
+	Force    *bool  `smc:"Force,default=false"`
 }
 
 // DeleteSourceServerResult says nothing but that it is done.

@@ -3,11 +3,14 @@ package smc
 // Operations on tags.
 var (
 	// TagResources attaches tags; a key that is there already takes the new value.
-	TagResources = declare[TagResourcesRequest, TagResourcesResult]("TagResources")
+	TagResources = declare[TagResourcesRequest, TagResourcesResult]("TagResources",
+		answers(CodeDuplicateResourceID, CodeInvalidResourceIDNotFound, CodeInvalidParameterTagValue))
 	// ListTagResources lists tags by resource or by tag.
-	ListTagResources = declare[ListTagResourcesRequest, ListTagResourcesResult]("ListTagResources", reads)
+	ListTagResources = declare[ListTagResourcesRequest, ListTagResourcesResult]("ListTagResources", reads,
+		answers(CodeDuplicateResourceID, CodeInvalidResourceIDNotFound, CodeInvalidParameterTagValue))
 	// UntagResources takes tags away: the keys given, or all when All is set and no key is given.
-	UntagResources = declare[UntagResourcesRequest, UntagResourcesResult]("UntagResources")
+	UntagResources = declare[UntagResourcesRequest, UntagResourcesResult]("UntagResources",
+		answers(CodeDuplicateResourceID, CodeInvalidResourceIDNotFound))
 )
 
 // Resource types in requests. Answers spell them as TagResource says.
@@ -56,7 +59,7 @@ func (TagResource) itemName() string { return "TagResource" }
 type UntagResourcesRequest struct {
 	ResourceType string `smc:"ResourceType,required,missing=MissingParameter.ResourceType,enum=sourceserver|replicationjob,fold,invalid=InvalidResourceType.NotFound"`
 	// All (default false) counts only when no TagKey is given.
-	All        *bool    `smc:"All"`
+	All        *bool    `smc:"All,default=false"`
 	ResourceID []string `smc:"ResourceId,required,list=50,over=NumberExceed.ResourceIds"`
 	TagKey     []string `smc:"TagKey,list=20,over=NumberExceed.Tags"`
 }

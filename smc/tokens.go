@@ -7,9 +7,11 @@ var (
 	// ListAccessTokens lists activation codes without their secrets.
 	ListAccessTokens = declare[ListAccessTokensRequest, ListAccessTokensResult]("ListAccessTokens", reads)
 	// DisableAccessToken ends an activation code for good; sources registered with it stay.
-	DisableAccessToken = declare[DisableAccessTokenRequest, DisableAccessTokenResult]("DisableAccessToken")
+	DisableAccessToken = declare[DisableAccessTokenRequest, DisableAccessTokenResult]("DisableAccessToken",
+		answers(CodeInvalidAccessTokenIDNotFound))
 	// DeleteAccessToken deletes an activation code; sources registered with it stay.
-	DeleteAccessToken = declare[DeleteAccessTokenRequest, DeleteAccessTokenResult]("DeleteAccessToken")
+	DeleteAccessToken = declare[DeleteAccessTokenRequest, DeleteAccessTokenResult]("DeleteAccessToken",
+		answers(CodeInvalidAccessTokenIDNotFound))
 )
 
 // Defaults of activation codes (CONTRACT: Activation codes).
@@ -32,10 +34,10 @@ const (
 type CreateAccessTokenRequest struct {
 	Name        *string `smc:"Name,rule=name"`
 	Description *string `smc:"Description,maxlen=256,rule=nourl"`
-	// Count is how many sources may register with the code; absent means DefaultAccessTokenCount.
-	Count *int `smc:"Count,min=1,max=1000"`
-	// TimeToLiveInDays is absent for DefaultAccessTokenTimeToLiveInDays.
-	TimeToLiveInDays *int `smc:"TimeToLiveInDays,min=1,max=90"`
+	// Count is how many sources may register with the code.
+	Count *int `smc:"Count,min=1,max=1000,default=100"`
+	// TimeToLiveInDays is how long they may.
+	TimeToLiveInDays *int `smc:"TimeToLiveInDays,min=1,max=90,default=30"`
 }
 
 // CreateAccessTokenResult is the only answer that ever holds the code.
@@ -50,8 +52,8 @@ type ListAccessTokensRequest struct {
 	AccessTokenID []string `smc:"AccessTokenId,list=100"`
 	Name          *string  `smc:"Name,maxlen=128"`
 	Status        *string  `smc:"Status,enum=activated|unactivated|expired"`
-	PageNumber    *int     `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize      *int     `smc:"PageSize,min=1,max=50"`
+	PageNumber    *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize      *int     `smc:"PageSize,min=1,max=50,default=10"`
 }
 
 // ListAccessTokensResult is a page of activation codes.

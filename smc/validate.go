@@ -129,16 +129,19 @@ func isForbiddenControl(r rune) bool {
 // rule is a named rule for texts.
 type rule struct {
 	words string // completes "must be …"
+	sized bool   // the words tell the length
 	holds func(string) bool
 }
 
 // rules are the rules tags may name (CONTRACT: Jobs: parameters; Workgroups; Tags).
 var rules = map[string]*rule{
 	"name": {
+		sized: true,
 		words: "2 to 128 letters, digits, Chinese characters, ':', '_' or '-', a letter or Chinese character first",
 		holds: func(s string) bool { return isName(s, 2, 128, true, "") },
 	},
 	"workgroupname": {
+		sized: true,
 		words: "2 to 64 letters, digits, ':', '_', '-' or '.', a letter first",
 		holds: func(s string) bool { return isName(s, 2, 64, false, ".") },
 	},
@@ -160,6 +163,7 @@ var rules = map[string]*rule{
 		},
 	},
 	"time": {
+		sized: true,
 		words: "a UTC time like 2006-01-02T15:04:05Z",
 		holds: func(s string) bool {
 			_, err := ParseTime(s)

@@ -3,17 +3,22 @@ package smc
 // Operations on workgroups.
 var (
 	// CreateWorkgroup makes a workgroup.
-	CreateWorkgroup = declare[CreateWorkgroupRequest, CreateWorkgroupResult]("CreateWorkgroup")
+	CreateWorkgroup = declare[CreateWorkgroupRequest, CreateWorkgroupResult]("CreateWorkgroup",
+		answers(CodeIdempotentParameterMismatch, CodeInvalidParameterTagValue))
 	// DescribeWorkgroups lists workgroups with their computed status, newest first.
 	DescribeWorkgroups = declare[DescribeWorkgroupsRequest, DescribeWorkgroupsResult]("DescribeWorkgroups", reads)
 	// ModifyWorkgroupAttribute renames or describes a workgroup.
-	ModifyWorkgroupAttribute = declare[ModifyWorkgroupAttributeRequest, ModifyWorkgroupAttributeResult]("ModifyWorkgroupAttribute")
+	ModifyWorkgroupAttribute = declare[ModifyWorkgroupAttributeRequest, ModifyWorkgroupAttributeResult]("ModifyWorkgroupAttribute",
+		answers(CodeInvalidWorkgroupIDNotFound))
 	// DeleteWorkgroup deletes a workgroup; its sources stay.
-	DeleteWorkgroup = declare[DeleteWorkgroupRequest, DeleteWorkgroupResult]("DeleteWorkgroup")
+	DeleteWorkgroup = declare[DeleteWorkgroupRequest, DeleteWorkgroupResult]("DeleteWorkgroup",
+		answers(CodeInvalidWorkgroupIDNotFound))
 	// AssociateSourceServers puts sources into a workgroup.
-	AssociateSourceServers = declare[AssociateSourceServersRequest, AssociateSourceServersResult]("AssociateSourceServers")
+	AssociateSourceServers = declare[AssociateSourceServersRequest, AssociateSourceServersResult]("AssociateSourceServers",
+		answers(CodeInvalidWorkgroupIDNotFound, CodeInvalidSourceIDNotFound))
 	// DisassociateSourceServers takes sources out of a workgroup.
-	DisassociateSourceServers = declare[DisassociateSourceServersRequest, DisassociateSourceServersResult]("DisassociateSourceServers")
+	DisassociateSourceServers = declare[DisassociateSourceServersRequest, DisassociateSourceServersResult]("DisassociateSourceServers",
+		answers(CodeInvalidWorkgroupIDNotFound, CodeInvalidSourceIDNotFound))
 )
 
 // MaxWorkgroupSources is how many sources a workgroup holds.
@@ -59,8 +64,8 @@ type DescribeWorkgroupsRequest struct {
 	WorkgroupID []string    `smc:"WorkgroupId,list=100"`
 	Name        *string     `smc:"Name,maxlen=128"`
 	Status      *string     `smc:"Status,enum=NotStarted|InProgress|Cutover|Completed"`
-	PageNumber  *int        `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize    *int        `smc:"PageSize,min=1,max=50"`
+	PageNumber  *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize    *int        `smc:"PageSize,min=1,max=50,default=10"`
 	Tag         []TagFilter `smc:"Tag,list=20"`
 }
 

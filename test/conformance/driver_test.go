@@ -38,14 +38,6 @@ var clients = map[string]client{
 	"openapi-client, HMAC-SHA1 and form": {Library: "openapi-client", Method: "POST", Form: true, Signature: "v2"},
 }
 
-// forEachClient runs a test with every way of use.
-func forEachClient(t *testing.T, test func(t *testing.T, c client)) {
-	t.Helper()
-	for name, c := range clients {
-		t.Run(name, func(t *testing.T) { test(t, c) })
-	}
-}
-
 // identity says to whom and as whom a client speaks.
 type identity struct {
 	Endpoint        string `json:"endpoint"`

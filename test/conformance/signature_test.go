@@ -17,25 +17,27 @@ import (
 // answers is what the client gives back, in all fields.
 func TestEveryOperation(t *testing.T) {
 	d, e := startDriver(t), startEndpoint(t)
-	forEachClient(t, func(t *testing.T, c client) {
-		for _, operation := range smc.Operations() {
-			want := operation.NewRequest()
-			fill(reflect.ValueOf(want).Elem())
-			values, err := operation.EncodeRequest(want)
-			require.NoError(t, err)
-			params := map[string]string{}
-			for name := range values {
-				params[name] = values.Get(name)
+	for name, c := range clients {
+		t.Run(name, func(t *testing.T) {
+			for _, operation := range smc.Operations() {
+				want := operation.NewRequest()
+				fill(reflect.ValueOf(want).Elem())
+				values, err := operation.EncodeRequest(want)
+				require.NoError(t, err)
+				params := map[string]string{}
+				for name := range values {
+					params[name] = values.Get(name)
+				}
+				got := d.do(t, call{client: c, identity: e.identity(), Action: operation.Name(), Params: params})
+				require.Equal(t, 200, got.Status, "%s: %s", operation.Name(), got.Body)
+				seen := e.seen()
+				require.Empty(t, cmp.Diff(want, seen.request), "%s: the request", operation.Name())
+				result, err := json.Marshal(seen.result)
+				require.NoError(t, err)
+				require.JSONEq(t, string(result), string(got.Body), "%s: the answer", operation.Name())
 			}
-			got := d.do(t, call{client: c, identity: e.identity(), Action: operation.Name(), Params: params})
-			require.Equal(t, 200, got.Status, "%s: %s", operation.Name(), got.Body)
-			seen := e.seen()
-			require.Empty(t, cmp.Diff(want, seen.request), "%s: the request", operation.Name())
-			result, err := json.Marshal(seen.result)
-			require.NoError(t, err)
-			require.JSONEq(t, string(result), string(got.Body), "%s: the answer", operation.Name())
-		}
-	})
+		})
+	}
 }
 
 // A request as a person writes it, lists and structures flattened by the client.
@@ -69,11 +71,13 @@ func TestNestedParameters(t *testing.T) {
 		},
 		Tag: []smc.TagParameter{{Key: new("wave"), Value: new("")}, {Key: new("owner"), Value: new("A & B")}},
 	}
-	forEachClient(t, func(t *testing.T, c client) {
-		got := d.do(t, call{client: c, identity: e.identity(), Action: "CreateReplicationJob", Params: params})
-		require.Equal(t, 200, got.Status, "%s", got.Body)
-		require.Empty(t, cmp.Diff(want, e.seen().request))
-	})
+	for name, c := range clients {
+		t.Run(name, func(t *testing.T) {
+			got := d.do(t, call{client: c, identity: e.identity(), Action: "CreateReplicationJob", Params: params})
+			require.Equal(t, 200, got.Status, "%s", got.Body)
+			require.Empty(t, cmp.Diff(want, e.seen().request))
+		})
+	}
 }
 
 // What is not genuine is refused, and the client understands the refusal.
@@ -81,35 +85,37 @@ func TestRefusals(t *testing.T) {
 	d, e := startDriver(t), startEndpoint(t)
 	e.validate = true
 	start := map[string]any{"JobId": "j-1"}
-	forEachClient(t, func(t *testing.T, c client) {
-		good := call{client: c, identity: e.identity(), Action: "StartReplicationJob", Params: start}
-		require.Equal(t, 200, d.do(t, good).Status)
-		e.replay(t).requireCode(t, smc.CodeSignatureNonceUsed)
-
-		for _, off := range []time.Duration{16 * time.Minute, -16 * time.Minute} {
-			e.setClock(off)
-			d.do(t, good).requireCode(t, smc.CodeInvalidTimeStampExpired)
-		}
-		for _, off := range []time.Duration{14 * time.Minute, -14 * time.Minute} {
-			e.setClock(off)
+	for name, c := range clients {
+		t.Run(name, func(t *testing.T) {
+			good := call{client: c, identity: e.identity(), Action: "StartReplicationJob", Params: start}
 			require.Equal(t, 200, d.do(t, good).Status)
-		}
-		e.setClock(0)
+			e.replay(t).requireCode(t, smc.CodeSignatureNonceUsed)
 
-		for code, change := range map[string]func(*call){
-			smc.CodeSignatureDoesNotMatch:      func(c *call) { c.AccessKeySecret += "x" },
-			smc.CodeInvalidAccessKeyIDNotFound: func(c *call) { c.AccessKeyID = "AKNONE" },
-			smc.CodeUnsupportedFeature:         func(c *call) { c.SecurityToken = "sts" },
-			smc.CodeInvalidVersion:             func(c *call) { c.Version = "2014-05-26" },
-			smc.CodeInvalidActionNotFound:      func(c *call) { c.Action = "MakeCoffee" },
-			"MissingJobId":                     func(c *call) { c.Params = map[string]any{} },
-			smc.CodeInvalidParameter:           func(c *call) { c.Params = map[string]any{"JobId": strings.Repeat("j", 257)} },
-		} {
-			bad := good
-			change(&bad)
-			d.do(t, bad).requireCode(t, code)
-		}
-	})
+			for _, off := range []time.Duration{16 * time.Minute, -16 * time.Minute} {
+				e.setClock(off)
+				d.do(t, good).requireCode(t, smc.CodeInvalidTimeStampExpired)
+			}
+			for _, off := range []time.Duration{14 * time.Minute, -14 * time.Minute} {
+				e.setClock(off)
+				require.Equal(t, 200, d.do(t, good).Status)
+			}
+			e.setClock(0)
+
+			for code, change := range map[string]func(*call){
+				smc.CodeSignatureDoesNotMatch:      func(c *call) { c.AccessKeySecret += "x" },
+				smc.CodeInvalidAccessKeyIDNotFound: func(c *call) { c.AccessKeyID = "AKNONE" },
+				smc.CodeUnsupportedFeature:         func(c *call) { c.SecurityToken = "sts" },
+				smc.CodeInvalidVersion:             func(c *call) { c.Version = "2014-05-26" },
+				smc.CodeInvalidActionNotFound:      func(c *call) { c.Action = "MakeCoffee" },
+				"MissingJobId":                     func(c *call) { c.Params = map[string]any{} },
+				smc.CodeInvalidParameter:           func(c *call) { c.Params = map[string]any{"JobId": strings.Repeat("j", 257)} },
+			} {
+				bad := good
+				change(&bad)
+				d.do(t, bad).requireCode(t, code)
+			}
+		})
+	}
 }
 
 // Only openapi-client can read answers in XML.
