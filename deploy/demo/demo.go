@@ -7,24 +7,29 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
 )
 
 const (
-	// pace is the bandwidth limit of the jobs in kbit/s. Without one the bars would be gone before anybody sees them.
+	fleetName = "demo"
+	// pace is the bandwidth limit of the jobs in kbit/s.
 	pace = 100_000
 	// historyBudget is how many history events a one-time migration may take in Temporal, entity and run together.
 	historyBudget = 120
 	systemDiskGiB = 20
-	rhythmHours   = 12
-	imagesToKeep  = 2
+	// killAt is how far a sync is when the agent is killed, and killedFor is how long the agent is away then.
+	killAt    = 0.3
+	killedFor = time.Second
 	// marker is a file in the data directory: it says that the directory is a demo's, and a lock on it that the demo runs.
 	marker = ".drover-demo"
 )
@@ -42,7 +47,9 @@ type demo struct {
 	processes []*process // the agents, then the center: the order of stopping
 	env       map[string]string
 	client    *smc.Client
+	temporal  client.Client
 
+	status fleet.Status
 	jobs   []*job
 	checks []check
 }
@@ -50,12 +57,16 @@ type demo struct {
 // job is the replication job of a server.
 type job struct {
 	*server
-	id     string
-	detail *smc.DescribeReplicationJobDetailsResult
-	// resumed: the cutover of an incremental job has been asked for.
+	id        string // empty until the fleet has made it
+	migration fleet.MigrationStatus
+	detail    *smc.DescribeReplicationJobDetailsResult
+	// cutOver: the cutover of an incremental job has been asked for.
 	cutOver bool
-	// history is the number of history events of the job's workflows.
-	history int
+	// killedAt is when the agent was killed, and back says that it was started again.
+	killedAt time.Time
+	back     bool
+	// history is the number of history events of the job's workflows, migrationHistory that of the migration's.
+	history, migrationHistory int
 }
 
 type check struct {
@@ -86,7 +97,10 @@ func newDemo(o options, out io.Writer) (*demo, error) {
 	for _, s := range d.servers {
 		s.dir = filepath.Join(dir, "servers", s.name)
 	}
-	return d, os.MkdirAll(d.logs(), 0o700)
+	if err := os.MkdirAll(d.logs(), 0o700); err != nil {
+		return nil, err
+	}
+	return d, os.WriteFile(d.manifest(), []byte(manifest), 0o600)
 }
 
 // claim makes the data directory, or empties one that an earlier demo has made, and locks it.
@@ -124,6 +138,7 @@ func claim(dir string) (*os.File, error) {
 
 func (d *demo) logs() string       { return filepath.Join(d.dir, "logs") }
 func (d *demo) centerDir() string  { return filepath.Join(d.dir, "center") }
+func (d *demo) manifest() string   { return filepath.Join(d.dir, "fleet.yaml") }
 func (d *demo) exportsDir() string { return filepath.Join(d.dir, "exports") }
 
 func (d *demo) say(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format+"\n", args...) }
@@ -186,6 +201,12 @@ func (d *demo) startStack(ctx context.Context) error {
 	if d.client, err = smc.NewClient(cfg); err != nil {
 		return err
 	}
+	d.temporal, err = client.DialContext(ctx, client.Options{
+		HostPort: d.env["TEMPORAL_ADDRESS"], Namespace: d.env["TEMPORAL_NAMESPACE"], Logger: silentLogger{},
+	})
+	if err != nil {
+		return fmt.Errorf("connect to Temporal: %w", err)
+	}
 	done("the center answers at %s", strings.TrimSuffix(d.client.Endpoint(), "/"))
 	return nil
 }
@@ -199,18 +220,13 @@ func (d *demo) startAgents(ctx context.Context) error {
 		return err
 	}
 	for _, s := range d.servers {
-		args := []string{
-			"--endpoint", d.env[smc.EnvEndpoint], "--code", token.AccessTokenCode,
-			"--name", s.name, "--state", filepath.Join(s.dir, "agent"),
-		}
+		args := []string{"--endpoint", d.env[smc.EnvEndpoint], "--code", token.AccessTokenCode, "--name", s.name}
 		for i := range s.specs {
 			args = append(args, "--disk", s.disk(i))
 		}
-		s.agent, err = start("the agent of "+s.name, filepath.Join(d.logs(), "agent-"+s.name+".log"), filepath.Join(d.bin, "drover-agent"), args...)
-		if err != nil {
+		if err := d.startAgent(s, args...); err != nil {
 			return err
 		}
-		d.processes = append([]*process{s.agent}, d.processes...)
 	}
 	sources := map[string]string{}
 	err = d.poll(ctx, 100*time.Millisecond, func() (bool, error) {
@@ -231,18 +247,29 @@ func (d *demo) startAgents(ctx context.Context) error {
 	for _, s := range d.servers {
 		d.jobs = append(d.jobs, &job{server: s})
 		what := "runs once"
-		if s.incremental {
-			what = fmt.Sprintf("incremental, every %d h, keeps %d images", rhythmHours, imagesToKeep)
+		switch {
+		case s.incremental:
+			what = "incremental, two runs"
+		case s.killed:
+			what = "runs once, its agent is killed meanwhile"
 		}
 		d.say("  %-6s %s  %d disk(s), %s  %s", s.name, sources[s.name], len(s.specs), progress.Bytes(s.sizeBytes()), what)
 	}
 	done("all are Available")
-	for _, j := range d.jobs {
-		if err := d.create(ctx, j, sources[j.name]); err != nil {
-			return err
-		}
-	}
 	return nil
+}
+
+// startAgent starts the agent of a server, with nothing but its state when there are no arguments.
+func (d *demo) startAgent(s *server, args ...string) (err error) {
+	if s.agent != nil {
+		d.processes = slices.DeleteFunc(d.processes, func(p *process) bool { return p == s.agent })
+	}
+	s.agent, err = start("the agent of "+s.name, filepath.Join(d.logs(), "agent-"+s.name+".log"), filepath.Join(d.bin, "drover-agent"),
+		append([]string{"--state", filepath.Join(s.dir, "agent")}, args...)...)
+	if err == nil {
+		d.processes = append([]*process{s.agent}, d.processes...)
+	}
+	return err
 }
 
 // poll calls ready until it says so. A child process that ends is an error.
@@ -266,29 +293,13 @@ func (d *demo) poll(ctx context.Context, every time.Duration, ready func() (bool
 	}
 }
 
-// create makes the job of a server and starts it.
-func (d *demo) create(ctx context.Context, j *job, sourceID string) error {
-	size, once, frequency, keep := systemDiskGiB, !j.incremental, rhythmHours, imagesToKeep
-	parameters := fmt.Sprintf(`{"bandwidth_limit":%d}`, pace)
-	req := &smc.CreateReplicationJobRequest{
-		SourceID: sourceID, Name: &j.name, ImageName: &j.name, SystemDiskSize: &size, RunOnce: &once,
-		ReplicationParameters: &parameters,
-	}
-	if j.incremental {
-		req.Frequency, req.MaxNumberOfImageToKeep = &frequency, &keep
-	}
-	created, err := d.client.CreateReplicationJob(ctx, req)
-	if err != nil {
+// migrate applies the manifest and shows the fleet until it has ended. Meanwhile it kills an agent, and changes and cuts
+// over the incremental server.
+func (d *demo) migrate(ctx context.Context) error {
+	done := d.step("Migrating the fleet, at most %d Mbit/s per server\n  %s fleet apply -f %s", pace/1000, d.relative(d.bin, "drover"), d.relative(d.manifest()))
+	if err := d.drover(ctx, "fleet", "apply", "-f", d.manifest()); err != nil {
 		return err
 	}
-	j.id = created.JobID
-	_, err = d.client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: j.id})
-	return err
-}
-
-// migrate shows the jobs until all of them are Finished, and changes and cuts over the incremental ones in between.
-func (d *demo) migrate(ctx context.Context) error {
-	done := d.step("Replicating, at most %d Mbit/s per server", pace/1000)
 	view := progress.NewView(d.out, progress.Auto)
 	defer view.Close()
 	every := 500 * time.Millisecond
@@ -296,40 +307,119 @@ func (d *demo) migrate(ctx context.Context) error {
 		every = 200 * time.Millisecond
 	}
 	err := d.poll(ctx, every, func() (bool, error) {
-		finished := 0
-		states := make([]progress.State, len(d.jobs))
-		for i, j := range d.jobs {
-			detail, err := d.client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: j.id})
-			if err != nil {
+		if err := d.look(ctx); err != nil {
+			return false, err
+		}
+		view.Update(d.states(view.Live())...)
+		for _, j := range d.jobs {
+			if err := d.disturb(ctx, view, j); err != nil {
 				return false, err
 			}
-			j.detail = detail
-			states[i] = progress.OfJob(j.name, detail)
 		}
-		view.Update(states...)
-		for _, j := range d.jobs {
-			switch j.detail.Status {
-			case smc.StatusFinished:
-				finished++
-			case smc.StatusWaiting:
-				if j.cutOver {
-					return false, fmt.Errorf("job %s (%s) is Waiting after its cutover", j.id, j.name)
-				}
-				if err := d.cutOver(ctx, view, j); err != nil {
-					return false, err
-				}
-			case smc.StatusRunning:
-			default:
-				return false, fmt.Errorf("job %s (%s) is %s: %s: %s", j.id, j.name, j.detail.Status, j.detail.ErrorCode, j.detail.StatusInfo)
-			}
-		}
-		return finished == len(d.jobs), nil
+		return d.status.Status != fleet.Running, nil
 	})
 	if err != nil {
 		return err
 	}
 	view.Close()
-	done("all jobs are Finished")
+	if d.status.Status != fleet.Completed {
+		return fmt.Errorf("fleet %s is %s: %s%s", fleetName, d.status.Status, d.status.Reason, d.failures())
+	}
+	done("the fleet is %s", d.status.Status)
+	return nil
+}
+
+// failures says what became of the servers that failed.
+func (d *demo) failures() string {
+	var b strings.Builder
+	for _, m := range d.status.Servers {
+		if m.Error != "" {
+			fmt.Fprintf(&b, "\n  %s: %s", m.Name, m.Error)
+		}
+	}
+	return b.String()
+}
+
+// look asks the fleet how it is, and the endpoint how far the jobs are.
+func (d *demo) look(ctx context.Context) error {
+	answer, err := d.temporal.QueryWorkflow(ctx, fleet.WorkflowID(fleetName), "", fleet.QueryStatus)
+	if err != nil {
+		return fmt.Errorf("ask the fleet for its status: %w", err)
+	}
+	d.status = fleet.Status{}
+	if err := answer.Get(&d.status); err != nil {
+		return fmt.Errorf("the fleet's status: %w", err)
+	}
+	for _, m := range d.status.Servers {
+		for _, j := range d.jobs {
+			if j.name != m.Name {
+				continue
+			}
+			j.migration, j.id = m, m.JobID
+			if j.id == "" {
+				continue
+			}
+			if j.detail, err = d.client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: j.id}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// states makes a line for each wave, and below it one for each of its servers. Without a terminal a line is for what has
+// happened, so that what has not begun has none.
+func (d *demo) states(live bool) (states []progress.State) {
+	for _, slot := range slots {
+		wave := progress.State{Name: slot.wave, ETA: -1, Resting: true}
+		var lines []progress.State
+		begun, done, all := false, 0, 0
+		for _, j := range d.jobs {
+			if j.wave != slot.wave {
+				continue
+			}
+			all++
+			state := progress.State{Name: "  " + j.name, Phase: string(j.migration.Phase), ETA: -1, Resting: true}
+			if j.detail != nil {
+				state = progress.OfJob(state.Name, j.detail)
+				if j.detail.Status != smc.StatusRunning {
+					state.Phase = string(j.migration.Phase)
+				}
+			}
+			if j.migration.Phase == fleet.PhaseDone {
+				done++
+			}
+			wave.Percent += state.Percent
+			if moved := j.migration.Phase != "" && j.migration.Phase != fleet.PhasePending; moved || live {
+				begun = begun || moved
+				lines = append(lines, state)
+			}
+		}
+		wave.Percent /= float64(all)
+		wave.Phase = fmt.Sprintf("%d/%d done", done, all)
+		if begun || live {
+			states = append(append(states, wave), lines...)
+		}
+	}
+	return states
+}
+
+// disturb does to a server what the demo has in store for it.
+func (d *demo) disturb(ctx context.Context, view *progress.View, j *job) error {
+	switch {
+	case j.incremental && !j.cutOver && j.migration.Phase == fleet.PhaseWaiting:
+		return d.cutOver(ctx, view, j)
+	case j.killed && j.killedAt.IsZero() && j.detail != nil && j.detail.BusinessStatus == smc.BusinessSyncing &&
+		j.detail.BytesRead > int64(killAt*float64(j.detail.BytesTotal)):
+		j.agent.kill()
+		d.processes = slices.DeleteFunc(d.processes, func(p *process) bool { return p == j.agent })
+		j.killedAt = time.Now()
+		view.Printf("  the agent of %s is killed (SIGKILL) when %s of %s are read", j.name, progress.Bytes(j.detail.BytesRead), progress.Bytes(j.detail.BytesTotal))
+	case !j.killedAt.IsZero() && !j.back && time.Since(j.killedAt) > killedFor:
+		j.back = true
+		view.Printf("  the agent of %s is started again", j.name)
+		return d.startAgent(j.server)
+	}
 	return nil
 }
 
@@ -342,17 +432,14 @@ func (d *demo) cutOver(ctx context.Context, view *progress.View, j *job) error {
 		return err
 	}
 	j.cutOver = true
-	syncData := true
-	if _, err := d.client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: j.id, SyncData: &syncData}); err != nil {
-		return err
-	}
-	view.Printf("  %s is Waiting: about %s of each disk changed now, cutover with a last run", j.name, progress.Bytes(j.changeBytes))
-	return nil
+	view.Printf("  %s waits between its runs: about %s of each disk changed now, and drover fleet cutover %s %s", j.name, progress.Bytes(j.changeBytes), fleetName, j.name)
+	return d.drover(ctx, "fleet", "cutover", fleetName, j.name)
 }
 
 // wait leaves everything running until ctx ends.
 func (d *demo) wait(ctx context.Context) {
-	d.say("\nEverything is left running; Ctrl-C ends it. In another shell:\n\n  . %s\n  %s job list", d.relative(d.centerDir(), "dev.env"), d.relative(d.bin, "drover"))
+	d.say("\nEverything is left running; Ctrl-C ends it. In another shell:\n\n  . %s\n  %s fleet status %s",
+		d.relative(d.centerDir(), "dev.env"), d.relative(d.bin, "drover"), fleetName)
 	<-ctx.Done()
 }
 
@@ -360,6 +447,10 @@ func (d *demo) wait(ctx context.Context) {
 func (d *demo) stop() error {
 	if len(d.processes) == 0 {
 		return nil
+	}
+	if d.temporal != nil {
+		d.temporal.Close()
+		d.temporal = nil
 	}
 	agents := d.processes[:len(d.processes)-1]
 	err := stopAll(agents)

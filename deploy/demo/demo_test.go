@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 )
 
@@ -191,7 +193,7 @@ func TestCheckStory(t *testing.T) {
 
 func TestOnlyChanges(t *testing.T) {
 	dir := t.TempDir()
-	s := &server{name: "db-1", dir: dir, incremental: true, changeBytes: mib, specs: servers()[1].specs}
+	s := &server{name: "db-1", dir: dir, incremental: true, changeBytes: mib, specs: servers()[0].specs}
 	s.specs[0].SizeBytes, s.specs[0].FillBytes = 32*mib, 8*mib
 	require.NoError(t, s.makeDisks())
 	require.NoError(t, s.remember())
@@ -205,6 +207,90 @@ func TestOnlyChanges(t *testing.T) {
 	require.NoError(t, onlyChanges(j))
 	j.detail.Runs[1].BytesSentRaw++
 	require.ErrorContains(t, onlyChanges(j), "had changed")
+}
+
+func TestSentAgain(t *testing.T) {
+	s := &server{name: "app-2", dir: t.TempDir(), specs: servers()[0].specs}
+	s.specs[0].SizeBytes, s.specs[0].FillBytes = 32*mib, 8*mib
+	require.NoError(t, s.makeDisks())
+	require.NoError(t, s.remember())
+	needed, err := nonZero(s.disk(0))
+	require.NoError(t, err)
+	assert.Greater(t, needed, int64(8*mib))
+	assert.Less(t, needed, int64(16*mib), "holes and zeroes do not count")
+	j := &job{server: s, back: true, detail: &smc.DescribeReplicationJobDetailsResult{Runs: smc.List[smc.JobRun]{{Number: 1}}}}
+	for sent, ok := range map[int64]bool{needed - 1: false, needed: true, needed + resend: true, needed + resend + 1: false} {
+		j.detail.Runs[0].BytesSentRaw = sent
+		assert.Equal(t, ok, sentAgain(j) == nil, "%d of %d", sent, needed)
+	}
+	j.back = false
+	require.ErrorContains(t, sentAgain(j), "never killed")
+}
+
+func TestWithinSlots(t *testing.T) {
+	at := func(second int, previous, status string) (e jobEvent) {
+		e.Time = time.Unix(int64(second), 0)
+		e.Data.PreviousStatus, e.Data.Status = previous, status
+		return e
+	}
+	one := []jobEvent{at(0, "", "Ready"), at(1, "Ready", "Running"), at(2, "Running", "Running"), at(4, "Running", "Finished")}
+	after := []jobEvent{at(0, "", "Ready"), at(4, "Ready", "Running"), at(5, "Running", "InError"), at(6, "InError", "Running"), at(7, "Running", "Finished")}
+	beside := []jobEvent{at(3, "Ready", "Running"), at(8, "Running", "Finished")}
+	require.NoError(t, withinSlots(1, [][]jobEvent{one, after}))
+	require.ErrorContains(t, withinSlots(1, [][]jobEvent{one, after, beside}), "2 at")
+	require.NoError(t, withinSlots(2, [][]jobEvent{one, after, beside}))
+	require.Error(t, withinSlots(1, nil), "no event proves nothing")
+	require.Error(t, withinSlots(1, [][]jobEvent{one[:2]}), "a job that is Running in the end")
+}
+
+func TestCheckPhases(t *testing.T) {
+	migrated := func(phases ...fleet.Phase) (changes []change) {
+		var last fleet.Phase
+		for i, phase := range phases {
+			var c change
+			c.Data.Sequence, c.Data.PreviousPhase, c.Data.Phase = i+1, last, phase
+			last = phase
+			changes = append(changes, c)
+		}
+		return changes
+	}
+	once := []fleet.Phase{
+		fleet.PhasePreflight, fleet.PhaseCreating, fleet.PhaseQueued, fleet.PhaseQueued, fleet.PhaseStarting,
+		fleet.PhaseReplicate, fleet.PhaseVerifying, fleet.PhaseDone,
+	}
+	j := &job{server: &server{}}
+	require.NoError(t, checkPhases(j, migrated(once...)))
+	require.Error(t, checkPhases(j, migrated(once[:7]...)), "the end is missing")
+	require.Error(t, checkPhases(j, migrated(once...)[1:]), "the beginning is missing")
+	require.Error(t, checkPhases(j, nil))
+	swapped := migrated(once...)
+	swapped[1], swapped[2] = swapped[2], swapped[1]
+	require.Error(t, checkPhases(j, swapped))
+	require.Error(t, checkPhases(&job{server: &server{incremental: true}}, migrated(once...)))
+}
+
+func TestManifestNamesTheServers(t *testing.T) {
+	f, err := fleet.ReadManifest(strings.NewReader(manifest))
+	require.NoError(t, err)
+	require.Len(t, f.Waves, len(slots))
+	for i, wave := range f.Waves {
+		assert.Equal(t, slots[i].wave, wave.Name)
+		assert.Equal(t, slots[i].most, wave.MaxConcurrent)
+	}
+	for _, s := range servers() {
+		found := 0
+		for _, wave := range f.Waves {
+			for _, entry := range wave.Servers {
+				matches, err := path.Match(entry.Match, s.name)
+				require.NoError(t, err)
+				if entry.Name == s.name || entry.Match != "" && matches {
+					found++
+					assert.Equal(t, s.wave, wave.Name, s.name)
+				}
+			}
+		}
+		assert.Equal(t, 1, found, "entries for %s", s.name)
+	}
 }
 
 func TestBudget(t *testing.T) {

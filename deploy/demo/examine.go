@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"go.temporal.io/sdk/client"
 	temporallog "go.temporal.io/sdk/log"
 
+	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
 	"github.com/drover/drover/starter/table"
@@ -57,6 +60,12 @@ func (d *demo) examine(ctx context.Context) error {
 			d.check(fmt.Sprintf("%s run 2: sent only what had changed", j.name), onlyChanges(j))
 		}
 	}
+	for _, j := range d.jobs {
+		if j.killed {
+			d.check(fmt.Sprintf("%s: the agent was killed and came back; at most %s were sent again", j.name, progress.Bytes(resend)), sentAgain(j))
+		}
+	}
+	d.check("every image was verified by its migration", d.verified())
 	stories, err := d.readEvents(ctx)
 	if err != nil {
 		return err
@@ -64,12 +73,97 @@ func (d *demo) examine(ctx context.Context) error {
 	for _, j := range d.jobs {
 		d.check(j.name+": the event stream tells its whole story, once and in order", j.checkStory(stories[j.id]))
 	}
+	for _, slot := range slots {
+		var running [][]jobEvent
+		for _, j := range d.jobs {
+			if j.wave == slot.wave {
+				running = append(running, stories[j.id])
+			}
+		}
+		d.check(fmt.Sprintf("wave %s: never more than %d of its jobs were Running, by the events", slot.wave, slot.most), withinSlots(slot.most, running))
+	}
+	changes, err := d.readChanges(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range d.jobs {
+		d.check(j.name+": the events of its migration are complete and in order", checkPhases(j, changes[j.migration.SourceID]))
+	}
+	d.check("the fleet tells of its waves and of its end, once and in order", checkFleet(changes[""]))
 	for _, j := range d.jobs {
 		if !j.incremental {
-			d.check(fmt.Sprintf("%s: %d history events in Temporal, at most %d", j.name, j.history, historyBudget), withinBudget(j))
+			d.check(fmt.Sprintf("%s: %d history events in Temporal for its job, at most %d", j.name, j.history, historyBudget), withinBudget(j))
 		}
 	}
 	return ctx.Err()
+}
+
+// resend is the most a kill may cost: a window for each of the streams of a sync.
+const resend = 4 * 4 * mib
+
+// sentAgain holds what the run of a job sent against what there was to send.
+func sentAgain(j *job) error {
+	if !j.back {
+		return errors.New("its agent was never killed: the sync was over too soon")
+	}
+	run, err := j.run(1)
+	if err != nil {
+		return err
+	}
+	var needed int64
+	for _, disk := range j.states[0] {
+		n, err := nonZero(disk)
+		if err != nil {
+			return err
+		}
+		needed += n
+	}
+	if run.BytesSentRaw < needed || run.BytesSentRaw > needed+resend {
+		return fmt.Errorf("it sent %s, and %s were to be sent", progress.Bytes(run.BytesSentRaw), progress.Bytes(needed))
+	}
+	return nil
+}
+
+// verified checks what the fleet says of its servers.
+func (d *demo) verified() error {
+	for _, j := range d.jobs {
+		m := j.migration
+		if m.Phase != fleet.PhaseDone || !m.Verified || m.ImageID == "" || m.Runs != len(j.states) {
+			return fmt.Errorf("%s: %+v", j.name, m)
+		}
+	}
+	return nil
+}
+
+// withinSlots counts the jobs that were Running at the same time, by the times of their events.
+func withinSlots(most int, stories [][]jobEvent) error {
+	type step struct {
+		at    time.Time
+		delta int
+	}
+	var steps []step
+	for _, story := range stories {
+		for _, e := range story {
+			was, is := e.Data.PreviousStatus == string(smc.StatusRunning), e.Data.Status == string(smc.StatusRunning)
+			switch {
+			case is && !was:
+				steps = append(steps, step{e.Time, 1})
+			case was && !is:
+				steps = append(steps, step{e.Time, -1})
+			}
+		}
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.delta, b.delta)) })
+	running := 0
+	for _, s := range steps {
+		if running += s.delta; running > most {
+			return fmt.Errorf("%d at %s", running, s.at.Format(time.RFC3339Nano))
+		}
+	}
+	if len(steps) == 0 || running != 0 {
+		return fmt.Errorf("%d jobs are Running after %d events", running, len(steps))
+	}
+	return nil
 }
 
 func withinBudget(j *job) error {
@@ -80,7 +174,7 @@ func withinBudget(j *job) error {
 }
 
 func (d *demo) jobTable() error {
-	t := table.New("JOB", "SERVER", "STATUS", ">RUNS", ">READ", ">SENT", ">DURATION", ">IMAGES", ">HISTORY EVENTS")
+	t := table.New("JOB", "SERVER", "STATUS", ">RUNS", ">READ", ">SENT", ">DURATION", ">IMAGES", ">HISTORY", ">MIGRATION")
 	for _, j := range d.jobs {
 		var read, sent int64
 		var seconds float64
@@ -92,9 +186,13 @@ func (d *demo) jobTable() error {
 			}
 		}
 		t.Add(j.id, j.name, string(j.detail.Status), strconv.Itoa(len(j.detail.Runs)), progress.Bytes(read), progress.Bytes(sent),
-			progress.Duration(time.Duration(seconds*float64(time.Second))), strconv.Itoa(images), strconv.Itoa(j.history))
+			progress.Duration(time.Duration(seconds*float64(time.Second))), strconv.Itoa(images), strconv.Itoa(j.history), strconv.Itoa(j.migrationHistory))
 	}
-	return t.Write(d.out, "  ")
+	if err := t.Write(d.out, "  "); err != nil {
+		return err
+	}
+	d.say("  HISTORY and MIGRATION are history events in Temporal: of the job and its runs, and of the migration.")
+	return nil
 }
 
 // run returns a run of the job by its number.
@@ -184,11 +282,12 @@ func onlyChanges(j *job) error {
 // jobEvent is as much of an event as the story of a job needs. It is read with nothing but nats.go and encoding/json:
 // that is all a subscriber needs.
 type jobEvent struct {
-	SpecVersion string `json:"specversion"`
-	ID          string `json:"id"`
-	Type        string `json:"type"`
-	Source      string `json:"source"`
-	Subject     string `json:"subject"`
+	SpecVersion string    `json:"specversion"`
+	ID          string    `json:"id"`
+	Type        string    `json:"type"`
+	Source      string    `json:"source"`
+	Subject     string    `json:"subject"`
+	Time        time.Time `json:"time"`
 	Data        struct {
 		JobID                  string `json:"JobId"`
 		Sequence               int64  `json:"Sequence"`
@@ -296,27 +395,121 @@ func (j *job) checkStory(story []jobEvent) error {
 	return nil
 }
 
-// countHistories counts the history events of the workflows of every job: the entity and its runs.
+// change is as much of an event of a migration or of the fleet as its story needs.
+type change struct {
+	ID   string `json:"id"`
+	Data struct {
+		SourceID       string `json:"SourceId"` // empty in an event of the fleet
+		Wave           string
+		Sequence       int
+		Phase          fleet.Phase
+		PreviousPhase  fleet.Phase
+		Status         fleet.State
+		PreviousStatus fleet.State
+	} `json:"data"`
+}
+
+// readChanges reads the events of the fleet and its migrations, by SourceId; those of the fleet have none. All of them
+// are told before the fleet ends.
+func (d *demo) readChanges(ctx context.Context) (map[string][]change, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	nc, err := nats.Connect(d.env["NATS_URL"])
+	if err != nil {
+		return nil, fmt.Errorf("connect to the event stream: %w", err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := js.Stream(ctx, "DROVER")
+	if err != nil {
+		return nil, fmt.Errorf("find the stream of migrations: %w", err)
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"drover.v1.>"}})
+	if err != nil {
+		return nil, fmt.Errorf("read the stream of migrations: %w", err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return nil, fmt.Errorf("read the stream of migrations: %w", err)
+	}
+	defer messages.Stop()
+	changes := map[string][]change{}
+	for range stream.CachedInfo().State.Msgs {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return nil, fmt.Errorf("read the stream of migrations: %w", err)
+		}
+		var c change
+		if err := json.Unmarshal(msg.Data(), &c); err != nil {
+			return nil, fmt.Errorf("an event on %s is not JSON: %w", msg.Subject(), err)
+		}
+		changes[c.Data.SourceID] = append(changes[c.Data.SourceID], c)
+	}
+	return changes, nil
+}
+
+// checkPhases holds the events of a migration against what must have happened to it.
+func checkPhases(j *job, changes []change) error {
+	want := []fleet.Phase{fleet.PhasePreflight, fleet.PhaseCreating, fleet.PhaseQueued, fleet.PhaseStarting, fleet.PhaseReplicate}
+	if j.incremental {
+		want = append(want, fleet.PhaseWaiting, fleet.PhaseQueued, fleet.PhaseCuttingOver)
+	}
+	want = append(want, fleet.PhaseVerifying, fleet.PhaseDone)
+	var got []fleet.Phase
+	var last fleet.Phase
+	for i, c := range changes {
+		if c.Data.Sequence != i+1 || c.Data.PreviousPhase != last {
+			return fmt.Errorf("event %s has the number %d and follows %q, and it is number %d after %q", c.ID, c.Data.Sequence, c.Data.PreviousPhase, i+1, last)
+		}
+		if c.Data.Phase != last { // what it waits for may change within a phase
+			got = append(got, c.Data.Phase)
+		}
+		last = c.Data.Phase
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("it tells: %v; it should tell: %v", got, want)
+	}
+	return nil
+}
+
+// checkFleet holds what the fleet tells of itself against what must have happened to it.
+func checkFleet(changes []change) error {
+	var got []string
+	for i, c := range changes {
+		if c.Data.Sequence != i+1 {
+			return fmt.Errorf("event %s has the number %d, and it is number %d", c.ID, c.Data.Sequence, i+1)
+		}
+		got = append(got, string(c.Data.Status)+" "+c.Data.Wave)
+	}
+	if want := []string{"Running pilot", "Running rest", "Completed rest"}; !slices.Equal(got, want) {
+		return fmt.Errorf("it tells: %v; it should tell: %v", got, want)
+	}
+	return nil
+}
+
+// countHistories counts the history events of the workflows of every job, the entity and its runs, and of its migration.
 func (d *demo) countHistories(ctx context.Context) error {
 	namespace := d.env["TEMPORAL_NAMESPACE"]
-	c, err := client.DialContext(ctx, client.Options{
-		HostPort: d.env["TEMPORAL_ADDRESS"], Namespace: namespace, Logger: silentLogger{},
-	})
-	if err != nil {
-		return fmt.Errorf("connect to Temporal: %w", err)
+	count := func(into *int, ids ...string) error {
+		for _, id := range ids {
+			n, err := historyLength(ctx, d.temporal, namespace, id)
+			if err != nil {
+				return fmt.Errorf("count the history events of workflow %s: %w", id, err)
+			}
+			*into += n
+		}
+		return nil
 	}
-	defer c.Close()
 	for _, j := range d.jobs {
 		ids := []string{"job/" + j.id}
 		for _, r := range j.detail.Runs {
 			ids = append(ids, fmt.Sprintf("job/%s/run/%d", j.id, r.Number))
 		}
-		for _, id := range ids {
-			n, err := historyLength(ctx, c, namespace, id)
-			if err != nil {
-				return fmt.Errorf("count the history events of workflow %s: %w", id, err)
-			}
-			j.history += n
+		if err := errors.Join(count(&j.history, ids...), count(&j.migrationHistory, fleet.MigrationID(fleetName, j.migration.SourceID))); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -380,22 +573,24 @@ func (d *demo) conclude() bool {
 	center, drover := d.relative(d.centerDir()), d.relative(d.bin, "drover")
 	d.say(`
 Where it lies
+  manifest  %s
   images    %s (one directory an image: the disks, their hashes, a manifest)
-  events    %s (the JetStream stream SMC)
+  events    %s (the JetStream streams SMC and DROVER)
   Temporal  %s (a SQLite file)
   logs      %s
 How to look at it: start the center again; it says when it is ready, and has everything it had
   %s --data %s 2>>%s &
   . %s
+  %s fleet status %s
   %s job show %s
   %s image list
   %s image export %s %s
   %s events tail --job %s --follow=false
 With Temporal's own command line tool, where it is installed
   temporal workflow show --workflow-id job/%s --address $TEMPORAL_ADDRESS --namespace $TEMPORAL_NAMESPACE`,
-		d.relative(d.centerDir(), "images", "images"), d.relative(d.centerDir(), "nats"), d.relative(d.centerDir(), "temporal"), d.relative(d.logs()),
+		d.relative(d.manifest()), d.relative(d.centerDir(), "images", "images"), d.relative(d.centerDir(), "nats"), d.relative(d.centerDir(), "temporal"), d.relative(d.logs()),
 		d.relative(d.bin, "drover-dev"), center, d.relative(d.logs(), "drover-dev.log"), d.relative(d.centerDir(), "dev.env"),
-		drover, last.name, drover, drover, last.detail.Runs[len(last.detail.Runs)-1].ImageID, d.relative(d.dir, "out"),
+		drover, fleetName, drover, last.id, drover, drover, last.detail.Runs[len(last.detail.Runs)-1].ImageID, d.relative(d.dir, "out"),
 		drover, last.id, last.id)
 	return failed == 0
 }

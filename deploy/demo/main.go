@@ -1,6 +1,6 @@
-// Command demo shows the main job of Drover on one machine, and proves it: three source servers with real disks are
-// replicated into images by a center of its own, one of them twice, and every image is compared byte for byte with
-// what its source held.
+// Command demo shows the main job of Drover on one machine, and proves it: a fleet of five source servers with real disks
+// is migrated into images in two waves, by a center of its own. One server runs twice, the agent of another is killed
+// meanwhile, and every image is compared byte for byte with what its source held.
 //
 // It starts the binaries that `make build` makes, as separate processes, and stops them at the end. Run it with
 // `make demo`.

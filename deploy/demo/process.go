@@ -125,6 +125,12 @@ func (p *process) stop() error {
 	return nil
 }
 
+// kill ends the process at once, and waits for its end.
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.ended
+}
+
 // signal sends a signal to the process group while the process is there; a group that is gone might be another's.
 func (p *process) signal(s syscall.Signal) {
 	select {

@@ -22,8 +22,11 @@ const (
 type server struct {
 	name  string
 	specs []disks.Spec // the system disk first
+	wave  string
 	// incremental: its job runs twice, and its disks change in between.
 	incremental bool
+	// killed: its agent is killed in the middle of the sync, and comes back.
+	killed bool
 	// changeBytes is about how much of each disk changes.
 	changeBytes int64
 
@@ -33,19 +36,49 @@ type server struct {
 	states [][]string
 }
 
+// manifest is the fleet of the demo. Jobs are kept so that there is something to look at in the end; without keepJob they
+// are deleted when their image is verified.
+var manifest = fmt.Sprintf(`name: %s
+defaults:
+  targetType: Image
+  systemDiskSize: %d
+  runOnce: true
+  keepJob: true
+  replicationParameters: {bandwidth_limit: %d} # without one the bars would be gone before anybody sees them
+waves:
+  - name: pilot
+    maxConcurrent: 1
+    maxFailures: 0
+    servers:
+      - name: web-1
+      - {name: db-1, runOnce: false, frequency: 12, maxNumberOfImageToKeep: 2} # cut over by hand
+  - name: rest
+    maxConcurrent: 2
+    servers:
+      - match: app-*
+`, fleetName, systemDiskGiB, pace)
+
+// slots is how many jobs of each wave may be Running at once, as the manifest has it.
+var slots = []struct {
+	wave string
+	most int
+}{{"pilot", 1}, {"rest", 2}}
+
 // servers are the source servers of the demo. Small, so that all of it takes well under a minute; real, so that it
 // means something: GPT, ext4, text and random files, zeroes and holes.
 func servers() []*server {
 	return []*server{
-		{name: "web-1", specs: []disks.Spec{{SizeBytes: 192 * mib, Seed: 101, FillBytes: 64 * mib}}},
-		{name: "app-1", specs: []disks.Spec{{SizeBytes: 96 * mib, Seed: 102, FillBytes: 32 * mib, CompressiblePercent: 80}}},
+		{name: "web-1", wave: "pilot", specs: []disks.Spec{{SizeBytes: 96 * mib, Seed: 101, FillBytes: 24 * mib}}},
 		{
-			name: "db-1", incremental: true, changeBytes: 3 * mib,
+			name: "db-1", wave: "pilot", incremental: true, changeBytes: 3 * mib,
 			specs: []disks.Spec{
-				{SizeBytes: 128 * mib, Seed: 103, FillBytes: 32 * mib},
-				{SizeBytes: 96 * mib, Seed: 104, FillBytes: 48 * mib, CompressiblePercent: 20, Layout: disks.Data},
+				{SizeBytes: 96 * mib, Seed: 103, FillBytes: 24 * mib},
+				{SizeBytes: 64 * mib, Seed: 104, FillBytes: 24 * mib, CompressiblePercent: 20, Layout: disks.Data},
 			},
 		},
+		{name: "app-1", wave: "rest", specs: []disks.Spec{{SizeBytes: 96 * mib, Seed: 102, FillBytes: 32 * mib, CompressiblePercent: 80}}},
+		{name: "app-2", wave: "rest", killed: true, specs: []disks.Spec{{SizeBytes: 128 * mib, Seed: 105, FillBytes: 64 * mib, CompressiblePercent: 20}}},
+		{name: "app-3", wave: "rest", specs: []disks.Spec{{SizeBytes: 64 * mib, Seed: 106, FillBytes: 24 * mib}}},
 	}
 }
 
@@ -199,4 +232,26 @@ func compare(a, b string) (d difference, err error) {
 		}
 	}
 	return d, nil
+}
+
+// nonZero counts the bytes of the grains of a file that are not all zero: what a first run has to send.
+func nonZero(name string) (n int64, err error) {
+	f, err := os.Open(name) //nolint:gosec // our own files
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	grain, zero := make([]byte, grainSize), make([]byte, grainSize)
+	for {
+		got, err := io.ReadFull(f, grain)
+		if !bytes.Equal(grain[:got], zero[:got]) {
+			n += int64(got)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
