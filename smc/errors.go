@@ -168,6 +168,8 @@ const (
 	CodeUnsupportedFeature           = "UnsupportedFeature"
 	CodeUnsupportedHTTPMethod        = "UnsupportedHTTPMethod"
 	CodeQuotaExceededSourceServer    = "QuotaExceeded.SourceServer"
+	// CodeInvalidPolicy: a policy document is not one that an endpoint understands.
+	CodeInvalidPolicy = "InvalidParameter.Policy"
 	// CodeInvalidActivationCode: an agent registered with a code that is unknown, used up, disabled or expired.
 	CodeInvalidActivationCode = "InvalidActivationCode"
 	// CodeInvalidAgentToken: an agent called with a token the center does not know (any more).
@@ -246,6 +248,7 @@ var codes = map[string]codeInfo{
 	CodeUnsupportedFeature:           {400, Fatal, "A self-hosted center does not offer this."},
 	CodeUnsupportedHTTPMethod:        {405, Fatal, "Only GET and POST are served."},
 	CodeQuotaExceededSourceServer:    {400, Operator, "The account has as many source servers as it may. Delete some or raise the quota."},
+	CodeInvalidPolicy:                {400, Fatal, "The policy document is not one an endpoint understands."},
 	CodeInvalidActivationCode:        {403, Operator, "The activation code is unknown, used up, disabled or expired. Make a new one."},
 	CodeInvalidAgentToken:            {401, Operator, "The agent is not known to this center. Register it again with an activation code."},
 	CodeSourceServerOffline:          {400, Operator, "The source server sends no heartbeat. Start its agent."},

@@ -5,17 +5,16 @@ import "time"
 // Operations of ours on access keys and the audit log. They concern the account of the key that signs.
 var (
 	// CreateAccessKey makes an access key, whose secret is shown this once.
-	CreateAccessKey = declare[CreateAccessKeyRequest, CreateAccessKeyResult]("CreateAccessKey", extension, once)
+	CreateAccessKey = declare[CreateAccessKeyRequest, CreateAccessKeyResult]("CreateAccessKey", extension, once,
+		answers(CodeInvalidPolicy))
 	// ListAccessKeys lists the account's access keys without their secrets, newest first.
 	ListAccessKeys = declare[ListAccessKeysRequest, ListAccessKeysResult]("ListAccessKeys", extension, reads)
 	// DisableAccessKey ends an access key for good.
-	DisableAccessKey = declare[DisableAccessKeyRequest, DisableAccessKeyResult]("DisableAccessKey", extension)
+	DisableAccessKey = declare[DisableAccessKeyRequest, DisableAccessKeyResult]("DisableAccessKey", extension,
+		answers(CodeInvalidAccessKeyIDNotFound))
 	// DescribeAuditLog lists who changed what, newest first.
 	DescribeAuditLog = declare[DescribeAuditLogRequest, DescribeAuditLogResult]("DescribeAuditLog", extension, reads)
 )
-
-// CodeInvalidPolicy: a policy document is not one that an endpoint understands.
-const CodeInvalidPolicy = "InvalidParameter.Policy"
 
 // CreateAccessKeyRequest describes an access key.
 type CreateAccessKeyRequest struct {
@@ -33,8 +32,8 @@ type CreateAccessKeyResult struct {
 
 // ListAccessKeysRequest asks for a page of access keys.
 type ListAccessKeysRequest struct {
-	PageNumber *int `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize   *int `smc:"PageSize,min=1,max=50"`
+	PageNumber *int `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize   *int `smc:"PageSize,min=1,max=50,default=10"`
 }
 
 // ListAccessKeysResult is a page of access keys.
@@ -84,8 +83,8 @@ type DescribeAuditLogRequest struct {
 	// StartTime and EndTime bound the time of the call; the end is not included.
 	StartTime  *string `smc:"StartTime,rule=time"`
 	EndTime    *string `smc:"EndTime,rule=time"`
-	PageNumber *int    `smc:"PageNumber,min=1,max=2147483647"`
-	PageSize   *int    `smc:"PageSize,min=1,max=50"`
+	PageNumber *int    `smc:"PageNumber,min=1,max=2147483647,default=1"`
+	PageSize   *int    `smc:"PageSize,min=1,max=50,default=10"`
 }
 
 // Since returns StartTime; the zero time means from the beginning. The request must be valid.
