@@ -118,8 +118,11 @@ func Fleet(ctx workflow.Context, in FleetInput) (*fleet.Status, error) {
 		if err != nil {
 			return nil, err
 		}
+		if f.news != before {
+			continue
+		}
 		// A cancellation that has come is not known to a next run; that of the context is there before it is news.
-		if f.news == before && ctx.Err() == nil {
+		if turn(work); f.news == before && ctx.Err() == nil {
 			return nil, f.continueAsNew(ctx)
 		}
 	}
@@ -594,6 +597,14 @@ func (f *fleetWorkflow) send(ctx workflow.Context) {
 			f.Events = f.Events[len(batch):]
 		}
 	})
+}
+
+// turn returns after every other coroutine had its turn. A signal is handed to the coroutine that waits for it before that
+// one runs: it is no longer in the channel then, and would be lost at continue-as-new.
+func turn(ctx workflow.Context) {
+	others, ran := workflow.NewFuture(ctx)
+	workflow.Go(ctx, func(workflow.Context) { ran.Set(nil, nil) }) // the last in line
+	_ = others.Get(ctx, nil)
 }
 
 // continueAsNew goes on in a new run with all that came until now. Nothing in it may block.

@@ -239,13 +239,10 @@ func (m *migration) create(ctx workflow.Context) error {
 	if m.Status.JobID != "" {
 		return nil
 	}
-	request, err := m.Server.Request("", m.SourceID)
-	if err != nil {
-		return m.because(err, "parameters")
-	}
-	if !request.ScheduledStart().IsZero() {
+	if !m.scheduledStart().IsZero() {
 		// The endpoint starts the job at its time, whatever the fleet says: its slot is taken before.
 		for granted := false; !granted; m.seen = m.news { // no news is of a job that is not there
+			var err error
 			if granted, err = m.acquire(ctx, time.Time{}); err != nil {
 				return err
 			}
@@ -257,7 +254,7 @@ func (m *migration) create(ctx workflow.Context) error {
 	options := workflow.GetActivityOptions(onEndpoint(ctx))
 	options.WaitForCancellation = true
 	createCtx := workflow.WithActivityOptions(ctx, options)
-	err = m.insist(ctx, func() error {
+	err := m.insist(ctx, func() error {
 		if attempt++; attempt > 1 {
 			// The attempt before may have made the job all the same.
 			if err := m.preflight(ctx); err != nil || m.Status.JobID != "" {
@@ -274,6 +271,15 @@ func (m *migration) create(ctx workflow.Context) error {
 		return m.because(err, "create")
 	}
 	return nil
+}
+
+// scheduledStart is when the endpoint starts the job by itself; zero: it does not. The manifest was checked.
+func (m *migration) scheduledStart() time.Time {
+	at, err := smc.ParseTime(m.Server.Parameters["ScheduledStartTime"])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 func (m *migration) jobName() string { return fleet.JobName(m.Fleet, m.Server.Name, m.SourceID) }
@@ -300,11 +306,7 @@ func (m *migration) clientToken(ctx workflow.Context, attempt int) string {
 // start starts a Ready job when its time has come and a slot is free; one that the endpoint starts by its own schedule
 // it leaves alone (exactly one of the two starts the job).
 func (m *migration) start(ctx workflow.Context) error {
-	request, err := m.Server.Request("", m.SourceID)
-	if err != nil {
-		return m.because(err, "parameters")
-	}
-	if at := request.ScheduledStart(); !at.IsZero() {
+	if at := m.scheduledStart(); !at.IsZero() {
 		if granted, err := m.acquire(ctx, time.Time{}); err != nil || !granted { // one taken over may have none
 			return err
 		}
@@ -798,7 +800,7 @@ func (m *migration) continueAsNew(ctx workflow.Context) error {
 	if err := workflow.Await(ctx, m.delivered); err != nil {
 		return err
 	}
-	if ctx.Err() != nil { // the next run would not know of it
+	if turn(ctx); ctx.Err() != nil { // the next run would not know of it
 		return ctx.Err()
 	}
 	// Signals that are here already must not be left behind. Nothing may block from here on.

@@ -114,17 +114,67 @@ type timed struct {
 	done bool
 }
 
+// timeline is what happens when. It outlives the run of the workflow that it was planned in.
+type timeline struct {
+	t    *testing.T
+	env  *testsuite.TestWorkflowEnvironment
+	plan []*timed
+}
+
+// at has something happen after the workflow's start.
+func (l *timeline) at(after time.Duration, do func()) { l.when(epoch.Add(after), do) }
+
+func (l *timeline) when(at time.Time, do func()) {
+	item := &timed{at: at, do: do}
+	l.plan = append(l.plan, item)
+	if l.env != nil {
+		l.arm(item)
+	}
+}
+
+func (l *timeline) arm(item *timed) {
+	l.env.RegisterDelayedCallback(func() {
+		if !item.done {
+			item.done = true
+			item.do()
+		}
+	}, max(item.at.Sub(l.env.Now()), time.Nanosecond))
+}
+
+// begin makes the environment of the next run of the workflow.
+func (l *timeline) begin(start time.Time, o *outside) {
+	suite := new(testsuite.WorkflowTestSuite)
+	suite.SetLogger(quietLogger{testLogger{l.t}})
+	l.env = suite.NewTestWorkflowEnvironment()
+	l.env.SetStartTime(start)
+	l.env.SetTestTimeout(20 * time.Second)
+	l.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{o}})
+	l.env.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Maybe()
+	for _, item := range l.plan {
+		if !item.done {
+			l.arm(item)
+		}
+	}
+}
+
+// again returns the input of the next run when the workflow has continued as new.
+func again[Input any](l *timeline) (next Input, ok bool) {
+	require.True(l.t, l.env.IsWorkflowCompleted())
+	var continued *workflow.ContinueAsNewError
+	if !errors.As(l.env.GetWorkflowError(), &continued) {
+		return next, false
+	}
+	require.NoError(l.t, converter.GetDefaultDataConverter().FromPayloads(continued.Input, &next))
+	return next, true
+}
+
 // migrationTest runs a migration against an endpoint and a fleet that are played. The endpoint has one source server and
 // at most one job; its methods that are exported are the activities of a migration.
 type migrationTest struct {
-	t     *testing.T
-	env   *testsuite.TestWorkflowEnvironment
+	timeline
 	input MigrationInput
-	// plan is what happens at its time; it outlives the run of the workflow that it was planned in.
-	plan []*timed
-	runs int // of the workflow
-	err  error
-	life string
+	runs  int // of the workflow
+	err   error
 
 	mu sync.Mutex
 	// The endpoint.
@@ -164,7 +214,7 @@ func newMigrationTest(t *testing.T, parameters map[string]string, options fleet.
 		options.Retry = fleet.DefaultRetry()
 	}
 	return &migrationTest{
-		t: t, source: smc.SourceAvailable, failures: map[string][]error{}, lost: map[string]int{}, times: map[string][]time.Time{},
+		timeline: timeline{t: t}, source: smc.SourceAvailable, failures: map[string][]error{}, lost: map[string]int{}, times: map[string][]time.Time{},
 		input: MigrationInput{
 			Fleet: testFleet, Wave: "pilot", SourceID: testSource, PollInterval: pollTime,
 			Server: fleet.Server{Name: "web-1", Parameters: parameters, Options: options},
@@ -177,43 +227,21 @@ func incremental() map[string]string {
 	return map[string]string{"RunOnce": "false", "Frequency": "12", "MaxNumberOfImageToKeep": "3"}
 }
 
-// at has something happen after the migration's start.
-func (m *migrationTest) at(after time.Duration, do func()) { m.when(epoch.Add(after), do) }
-
-func (m *migrationTest) when(at time.Time, do func()) {
-	item := &timed{at: at, do: do}
-	m.plan = append(m.plan, item)
-	if m.env != nil {
-		m.arm(item)
-	}
-}
-
-func (m *migrationTest) arm(item *timed) {
-	m.env.RegisterDelayedCallback(func() {
-		if !item.done {
-			item.done = true
-			item.do()
-		}
-	}, max(item.at.Sub(m.env.Now()), time.Nanosecond))
-}
-
 // run runs the migration to its end, through all its runs, and returns its last status.
 func (m *migrationTest) run() fleet.MigrationStatus {
 	m.t.Helper()
 	start := epoch
 	for m.runs = 1; ; m.runs++ {
-		m.prepare(start)
+		m.begin(start, &outside{signal: m.signalled})
+		m.env.RegisterActivity(&endpointActivities{m})
 		m.env.ExecuteWorkflow(Migration, m.input)
-		require.True(m.t, m.env.IsWorkflowCompleted())
-		m.err = m.env.GetWorkflowError()
-		var again *workflow.ContinueAsNewError
-		if !errors.As(m.err, &again) {
+		next, ok := again[MigrationInput](&m.timeline)
+		if !ok {
 			break
 		}
-		start = m.env.Now()
-		m.input = MigrationInput{}
-		require.NoError(m.t, converter.GetDefaultDataConverter().FromPayloads(again.Input, &m.input))
+		start, m.input = m.env.Now(), next
 	}
+	m.err = m.env.GetWorkflowError()
 	encoded, err := m.env.QueryWorkflow(fleet.QueryStatus)
 	require.NoError(m.t, err)
 	var status fleet.MigrationStatus
@@ -232,23 +260,6 @@ func (m *migrationTest) run() fleet.MigrationStatus {
 		require.Equal(m.t, status.Phase, m.events[len(m.events)-1].Status.Phase)
 	}
 	return status
-}
-
-func (m *migrationTest) prepare(start time.Time) {
-	suite := new(testsuite.WorkflowTestSuite)
-	suite.SetLogger(quietLogger{testLogger{m.t}})
-	m.env = suite.NewTestWorkflowEnvironment()
-	m.env.SetStartTime(start)
-	m.env.SetTestTimeout(20 * time.Second)
-	m.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&outside{signal: m.signalled}}})
-	m.env.RegisterWorkflow(Migration)
-	m.env.RegisterActivity(&endpointActivities{m})
-	m.env.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Maybe()
-	for _, item := range m.plan {
-		if !item.done {
-			m.arm(item)
-		}
-	}
 }
 
 // signalled plays the fleet: it grants the slots that are asked for.
@@ -326,8 +337,8 @@ func (m *migrationTest) move(status smc.JobStatus) {
 	m.env.SignalWorkflow(fleet.SignalJobChanged, fleet.JobChanged{JobID: m.job.JobID, Sequence: m.sequence, Status: string(status)})
 }
 
-// begin starts a run of the job.
-func (m *migrationTest) begin(final bool) {
+// startRun starts a run of the job.
+func (m *migrationTest) startRun(final bool) {
 	m.lap++
 	lap := m.lap
 	m.final = final
@@ -366,7 +377,7 @@ func (m *migrationTest) finish() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.lap == lap && m.job != nil && m.job.Status == smc.StatusWaiting {
-			m.begin(false)
+			m.startRun(false)
 		}
 	})
 }
@@ -438,7 +449,7 @@ func (e *endpointActivities) CreateJob(_ context.Context, in activities.CreateJo
 			e.m.when(due, func() {
 				e.m.mu.Lock()
 				defer e.m.mu.Unlock()
-				e.m.begin(e.m.once())
+				e.m.startRun(e.m.once())
 			})
 		}
 	} else if in.ClientToken != e.m.created[len(e.m.created)-1].ClientToken {
@@ -482,7 +493,7 @@ func (e *endpointActivities) StartJob(context.Context, string) error {
 	}
 	switch e.m.job.Status {
 	case smc.StatusReady, smc.StatusInError, smc.StatusStopped:
-		e.m.begin(e.m.once() || e.m.final)
+		e.m.startRun(e.m.once() || e.m.final)
 	}
 	return e.answered("StartJob")
 }
@@ -497,7 +508,7 @@ func (e *endpointActivities) CutOver(_ context.Context, in activities.CutOverInp
 	case e.m.job.Status != smc.StatusWaiting:
 		return refusal(smc.CodeReplicationJobInvalidStatus, "not Waiting")
 	case in.SyncData:
-		e.m.begin(true)
+		e.m.startRun(true)
 	default:
 		e.m.move(smc.StatusFinished)
 	}
@@ -620,7 +631,7 @@ func TestMigrationWindow(t *testing.T) {
 	})
 	t.Run("started by hand before it opens", func(t *testing.T) {
 		m := newMigrationTest(t, nil, fleet.Options{Window: window})
-		m.byHand(time.Hour, func() { m.begin(true) })
+		m.byHand(time.Hour, func() { m.startRun(true) })
 		status := m.run()
 		require.NoError(t, m.err)
 		require.Equal(t, epoch.Add(time.Hour), status.StartedAt.Truncate(time.Minute))
@@ -740,7 +751,7 @@ func TestMigrationRetries(t *testing.T) {
 	t.Run("unless the operator was faster", func(t *testing.T) {
 		m := newMigrationTest(t, nil, fleet.Options{Retry: fleet.Retry{Limit: 3, Interval: time.Hour, MaxInterval: time.Hour}})
 		m.outcomes = []string{code}
-		m.byHand(transferTime+time.Minute, func() { m.begin(true) })
+		m.byHand(transferTime+time.Minute, func() { m.startRun(true) })
 		status := m.run()
 		require.NoError(t, m.err)
 		require.Equal(t, 1, m.count("StartJob"))
@@ -750,7 +761,7 @@ func TestMigrationRetries(t *testing.T) {
 		m := newMigrationTest(t, nil, fleet.Options{Retry: retry})
 		m.outcomes = []string{code}
 		m.byHand(transferTime/2, func() { m.busy = true })
-		m.byHand(transferTime+10*time.Minute, func() { m.begin(true) })
+		m.byHand(transferTime+10*time.Minute, func() { m.startRun(true) })
 		require.Equal(t, fleet.PhaseDone, m.run().Phase)
 		require.Equal(t, 1, m.count("StartJob"))
 	})
@@ -773,7 +784,7 @@ func TestMigrationStoppedByHand(t *testing.T) {
 		assert.Contains(t, last.Status.Reason, "stopped by hand")
 		assert.Equal(t, last.Requested, last.Released, "it holds no slot")
 	})
-	m.byHand(time.Hour, func() { m.begin(true) })
+	m.byHand(time.Hour, func() { m.startRun(true) })
 	require.Equal(t, fleet.PhaseDone, m.run().Phase)
 }
 
@@ -839,7 +850,7 @@ func TestMigrationPolls(t *testing.T) {
 	m := newMigrationTest(t, incremental(), fleet.Options{CutOver: &fleet.CutOver{AfterRuns: 3}})
 	m.silent = true
 	m.byHand(2*transferTime+30*time.Second, func() {
-		m.begin(false)
+		m.startRun(false)
 		m.finish()
 	})
 	status := m.run()
@@ -885,7 +896,7 @@ func TestMigrationEventBeforeTheJobIsKnown(t *testing.T) {
 func TestMigrationStartIsShownLate(t *testing.T) {
 	m := newMigrationTest(t, nil, fleet.Options{})
 	m.refuse("StartJob", refusal(smc.CodeReplicationJobInvalidStatus, "started already and queued for a running slot"))
-	m.byHand(10*time.Second, func() { m.begin(true) })
+	m.byHand(10*time.Second, func() { m.startRun(true) })
 	require.Equal(t, fleet.PhaseDone, m.run().Phase)
 	require.Equal(t, 1, m.count("StartJob"))
 }
