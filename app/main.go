@@ -92,5 +92,13 @@ func (c *ServerConfig) Check() error {
 	if c.AccessKeyID != "" && c.AccessKeySecret == "" {
 		return errors.New("ALIBABA_CLOUD_ACCESS_KEY_SECRET is not set: the access key needs its secret")
 	}
+	switch {
+	case !(c.RateLimit >= 0): // nor is it NaN
+		return errors.New("--rate-limit must be 0 or more calls a second")
+	case c.RateLimit > 0 && c.RateBurst < 1:
+		return errors.New("--rate-burst must be 1 or more calls")
+	case c.SourceQuota < 0 || c.JobQuota < 0:
+		return errors.New("--source-quota and --job-quota must be 1 or more")
+	}
 	return c.Connections.Check()
 }

@@ -66,6 +66,11 @@ type ServerConfig struct {
 	// AccountID, AccessKeyID and AccessKeySecret are stored at the start: the first key pair, with which all else is
 	// done. Without AccessKeyID the keys already in the store are all there are.
 	AccountID, AccessKeyID, AccessKeySecret string
+	// RateLimit is how many calls a second each access key may make, 0 for any number; RateBurst how many at once.
+	RateLimit float64
+	RateBurst int
+	// SourceQuota and JobQuota are how many source servers and jobs an account may have; 0 for 1,000.
+	SourceQuota, JobQuota int
 	// RebuildEntities starts the entity of every job in the store: Temporal is empty.
 	RebuildEntities bool
 }
@@ -107,6 +112,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	engine := &center.TemporalEngine{Client: temporal, Store: record}
 	endpoint := center.NewEndpoint(center.Config{
 		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, RegionID: config.RegionID, Logger: log.Named("endpoint"),
+		RateLimit: config.RateLimit, RateBurst: config.RateBurst, SourceQuota: config.SourceQuota, JobQuota: config.JobQuota,
 		Ready: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err

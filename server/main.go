@@ -32,6 +32,10 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.AccountID, "account", "1", "`ACCOUNT` that the first access key belongs to")
 			flags.StringVar(&config.AccessKeyID, "access-key-id", getenv(smc.EnvAccessKeyID),
 				"the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
+			flags.Float64Var(&config.RateLimit, "rate-limit", 100, "calls a `SECOND` that each access key may make; 0 for any number")
+			flags.IntVar(&config.RateBurst, "rate-burst", 200, "`CALLS` that each access key may make at once")
+			flags.IntVar(&config.SourceQuota, "source-quota", 1000, "source `SERVERS` an account may have")
+			flags.IntVar(&config.JobQuota, "job-quota", 1000, "replication `JOBS` an account may have")
 		},
 		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, *config, log) },
 	}

@@ -117,7 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	flags := root.PersistentFlags()
 	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
-	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand())
+	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(), c.keyCommand(), c.auditCommand())
 	return root
 }
 
