@@ -39,7 +39,7 @@ drover-dev:
 	cd deploy/dev && $(GOBUILD) -o ../../$(BIN)/$@ .
 
 .PHONY: demo
-demo: build ## build, then migrate three servers on this machine and compare every image (DEMOFLAGS: see go run ./deploy/demo -help)
+demo: build ## build, then migrate a fleet of five servers on this machine and compare every image (DEMOFLAGS: see go run ./deploy/demo -help)
 	CGO_ENABLED=0 $(GO) run ./deploy/demo -bin $(BIN) $(DEMOFLAGS)
 
 # The acceptance tests start the binaries and measure them: they run on their own, without the race detector, and are never taken from
