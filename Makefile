@@ -57,6 +57,10 @@ test: build ## run the unit, workflow, replay and acceptance tests
 long: build ## run the acceptance tests that are too slow for CI
 	$(GOTEST) -count=1 -timeout 4h -tags long ./test/...
 
+.PHONY: histories
+histories: drover-dev ## record the histories that TestReplay replays anew, against a real stack
+	$(GOTEST) -tags record -run TestRecord -count=1 ./workflows
+
 .PHONY: bench
 bench: ## run the benchmarks (BENCH selects by regular expression)
 	$(GOTEST) -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...

@@ -210,7 +210,15 @@ func (a *Replication) load(ctx context.Context, in PhaseInput) (*store.Job, *sto
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist any more: delete the job", job.SourceID)
 	}
-	return job, source, err
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, disk := range job.Disks(source) {
+		if disk.SizeBytes == 0 {
+			return nil, nil, smc.Errorf(smc.CodeSourceDiskChanged, "source server %s no longer has disk %d: start its agent with that disk again, or delete the job", job.SourceID, disk.Index)
+		}
+	}
+	return job, source, nil
 }
 
 // explain turns a failure of the data plane into the error of the activity. When the attempt was ended from outside,

@@ -179,6 +179,11 @@ func (e *entity) awaitDue(ctx workflow.Context) {
 		case temporal.IsCanceledError(err):
 		default:
 			workflow.GetLogger(ctx).Error("a due run was not started", "due", at, "error", err)
+			// The store knows better than the entity what may be started, or has started it for an attempt whose answer was
+			// lost.
+			if err := e.adopt(ctx); err == nil {
+				e.rescheduled = e.Status == smc.StatusWaiting
+			}
 		}
 	})
 }
@@ -282,6 +287,12 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 		if err := do(ctx, "update/"+request, in); err != nil {
 			var application *temporal.ApplicationError
 			if errors.As(err, &application) {
+				if application.Type() == smc.CodeReplicationJobInvalidStatus {
+					// The entity allowed what the store refused: the store is right.
+					if err := e.adopt(ctx); err != nil {
+						return err
+					}
+				}
 				return application // without the wrapping of the activity: its type is the SMC code
 			}
 			return err
