@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -34,7 +36,8 @@ const (
 )
 
 // callError gives the error of a call the form Temporal carries. What a later attempt may mend is retried by Temporal;
-// the rest is the workflow's to decide, by its code (DESIGN: Errors have types).
+// the rest is the workflow's to decide, by its class: that is in the details, since the code alone does not tell it of
+// codes that are not in the table.
 func callError(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
@@ -43,7 +46,33 @@ func callError(err error) error {
 	if smc.ClassOf(err) == smc.Retryable {
 		return temporal.NewApplicationErrorWithCause(err.Error(), failure.Code, err)
 	}
-	return temporal.NewNonRetryableApplicationError(failure.Message, failure.Code, nil)
+	return temporal.NewNonRetryableApplicationError(failure.Message, failure.Code, nil, smc.ClassOf(err))
+}
+
+// beat shows until stop is called that a worker is at it: a call whose worker was killed is taken up by another long
+// before it times out. What it is given is what the next attempt finds.
+func beat(ctx context.Context, details ...any) (stop func()) {
+	if len(details) > 0 {
+		activity.RecordHeartbeat(ctx, details...)
+	}
+	done := make(chan struct{})
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		ticker := time.NewTicker(heartbeatInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				activity.RecordHeartbeat(ctx, details...)
+			}
+		}
+	})
+	return func() {
+		close(done)
+		beating.Wait()
+	}
 }
 
 // unchanged is the error of an attempt that is to be made again; it is no reason for alarm.
@@ -63,6 +92,7 @@ type ResolvedServer struct {
 // ResolveServers finds the source servers that a fleet names. A name or a pattern that finds none is an error, as is a
 // name that several servers have.
 func (a *SMC) ResolveServers(ctx context.Context, f fleet.Fleet) ([]ResolvedServer, error) {
+	defer beat(ctx)()
 	sources, err := a.sources(ctx)
 	if err != nil {
 		return nil, callError(err)
@@ -116,7 +146,7 @@ func (a *SMC) ResolveServers(ctx context.Context, f fleet.Fleet) ([]ResolvedServ
 	return resolved, nil
 }
 
-// sources lists every source server of the account, ordered by name.
+// sources lists every source server of the account, each once, ordered by name.
 func (a *SMC) sources(ctx context.Context) ([]smc.SourceServer, error) {
 	var sources []smc.SourceServer
 	size := smc.MaxPageSize
@@ -130,8 +160,11 @@ func (a *SMC) sources(ctx context.Context) ([]smc.SourceServer, error) {
 			break
 		}
 	}
-	slices.SortFunc(sources, func(a, b smc.SourceServer) int { return strings.Compare(a.Name, b.Name) })
-	return sources, nil
+	slices.SortFunc(sources, func(a, b smc.SourceServer) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.SourceID, b.SourceID))
+	})
+	// One that registers meanwhile moves others to a page that comes later.
+	return slices.CompactFunc(sources, func(a, b smc.SourceServer) bool { return a.SourceID == b.SourceID }), nil
 }
 
 // PreflightInput names what a migration is about to create.
@@ -148,6 +181,7 @@ type PreflightResult struct {
 
 // Preflight checks that the source is there and Available, and that the job's name is free or the migration's own.
 func (a *SMC) Preflight(ctx context.Context, in PreflightInput) (*PreflightResult, error) {
+	defer beat(ctx)()
 	sources, err := a.Client.DescribeSourceServers(ctx, &smc.DescribeSourceServersRequest{SourceID: []string{in.SourceID}})
 	if err != nil {
 		return nil, callError(err)
@@ -187,7 +221,10 @@ type CreateJobInput struct {
 }
 
 // CreateJob creates the job of a migration and returns its id. A second attempt finds the first one's job by the token.
+// A cancellation does not interrupt it: whether there is a job now would not be known.
 func (a *SMC) CreateJob(ctx context.Context, in CreateJobInput) (string, error) {
+	defer beat(ctx)()
+	ctx = context.WithoutCancel(ctx)
 	request, err := in.Server.Request(a.Client.RegionID(), in.SourceID)
 	if err != nil {
 		return "", callError(err)
@@ -236,6 +273,12 @@ func viewJob(job smc.ReplicationJob) *JobView {
 
 // DescribeJob returns a job as it is now.
 func (a *SMC) DescribeJob(ctx context.Context, jobID string) (*JobView, error) {
+	defer beat(ctx)()
+	return a.view(ctx, jobID)
+}
+
+// view reads a job; the caller beats.
+func (a *SMC) view(ctx context.Context, jobID string) (*JobView, error) {
 	jobs, err := a.Client.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{jobID}})
 	if err != nil {
 		return nil, callError(err)
@@ -257,7 +300,8 @@ type AwaitJobInput struct {
 // AwaitJob is the safety net for lost events: each attempt looks at the job once, and fails with TypeUnchanged while
 // its status is one of While and every image of it is known. Temporal's retries are the poll; they leave no history.
 func (a *SMC) AwaitJob(ctx context.Context, in AwaitJobInput) (*JobView, error) {
-	view, err := a.DescribeJob(ctx, in.JobID)
+	defer beat(ctx)()
+	view, err := a.view(ctx, in.JobID)
 	if err != nil {
 		// A key that was withdrawn, an endpoint that answers nonsense: whoever mends it, the migration is still there.
 		return nil, unchanged(err, "job %s could not be looked at", in.JobID)
@@ -272,11 +316,12 @@ func (a *SMC) AwaitJob(ctx context.Context, in AwaitJobInput) (*JobView, error) 
 // StartJob starts a job. One that was started already, because the answer to an earlier attempt was lost or someone else
 // was faster, is no error.
 func (a *SMC) StartJob(ctx context.Context, jobID string) error {
+	defer beat(ctx)()
 	_, err := a.Client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: jobID})
 	if smc.CodeOf(err) != smc.CodeReplicationJobInvalidStatus {
 		return callError(err)
 	}
-	view, describeErr := a.DescribeJob(ctx, jobID)
+	view, describeErr := a.view(ctx, jobID)
 	if describeErr != nil {
 		return describeErr
 	}
@@ -296,6 +341,7 @@ type CutOverInput struct {
 // CutOver cuts a Waiting job over. ReplicationJob.InvalidStatus is left to the workflow: a run that has begun meanwhile
 // and a cutover whose answer was lost look alike until that run has ended.
 func (a *SMC) CutOver(ctx context.Context, in CutOverInput) error {
+	defer beat(ctx)()
 	_, err := a.Client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: in.JobID, SyncData: &in.SyncData})
 	return callError(err)
 }
@@ -308,7 +354,9 @@ func (a *SMC) RemoveJob(ctx context.Context, jobID string) (images []string, err
 			return nil, fmt.Errorf("what an earlier attempt saw of job %s: %w", jobID, err)
 		}
 	}
-	view, err := a.DescribeJob(ctx, jobID)
+	stop := beat(ctx, images)
+	view, err := a.view(ctx, jobID)
+	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +364,7 @@ func (a *SMC) RemoveJob(ctx context.Context, jobID string) (images []string, err
 		return images, nil
 	}
 	// The attempt that finds the job gone must know what the ones before it saw.
-	activity.RecordHeartbeat(ctx, view.Images)
+	defer beat(ctx, view.Images)()
 	var did string
 	switch view.Status {
 	case smc.StatusRunning:

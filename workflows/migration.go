@@ -385,7 +385,8 @@ func (m *migration) follow(ctx workflow.Context) error {
 func (m *migration) retry(ctx workflow.Context) error {
 	m.release(ctx)
 	m.Status.Error = strings.TrimSpace(m.job.ErrorCode + ": " + m.job.StatusInfo)
-	if smc.ClassOfCode(m.job.ErrorCode) == smc.Fatal {
+	// A code that is in no table says nothing against another try: it has the class of a failure of the endpoint's own.
+	if smc.ClassOf(&smc.Error{Code: m.job.ErrorCode, HTTPStatus: 500}) == smc.Fatal {
 		return failure{fmt.Sprintf("job %s is InError with %s, which no retry mends", m.Status.JobID, m.Status.Error)}
 	}
 	if m.Status.Attempts >= m.Server.Retry.Limit {
@@ -535,7 +536,7 @@ func (m *migration) remains() {
 // removeJob deletes the job, and learns which images it leaves: the last may have come while it was waited for.
 func (m *migration) removeJob(ctx workflow.Context) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, HeartbeatTimeout: heartbeatTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1.5, MaximumInterval: 15 * time.Second},
 	})
 	var smcActivities *activities.SMC
@@ -574,7 +575,7 @@ func (m *migration) look(ctx workflow.Context) error {
 // polling schedules an activity that is tried, every PollInterval, until it finds what it looks for.
 func (m *migration) polling(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, HeartbeatTimeout: heartbeatTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: m.PollInterval, BackoffCoefficient: 1, MaximumInterval: m.PollInterval},
 	})
 }
@@ -674,7 +675,7 @@ func (m *migration) insist(ctx workflow.Context, call func() error) error {
 		code, message := explain(err)
 		// The status of a job is looked at instead; bytes that are wrong do not get right.
 		final := code == smc.CodeReplicationJobInvalidStatus || code == smc.CodeImageVerificationFailed
-		if final || smc.ClassOfCode(code) != smc.Operator || attempt > m.Server.Retry.Limit {
+		if final || errorClass(err) != smc.Operator || attempt > m.Server.Retry.Limit {
 			return err
 		}
 		wait := m.Server.Retry.Wait(attempt)
@@ -684,6 +685,19 @@ func (m *migration) insist(ctx workflow.Context, call func() error) error {
 			return err
 		}
 	}
+}
+
+// errorClass is the class that an activity's error has: what the endpoint said of it, or what its code says.
+func errorClass(err error) smc.Class {
+	var application *temporal.ApplicationError
+	if !errors.As(err, &application) {
+		return smc.Retryable
+	}
+	var class smc.Class
+	if application.HasDetails() && application.Details(&class) == nil {
+		return class
+	}
+	return smc.ClassOfCode(application.Type())
 }
 
 // because turns an error into the failure of the migration; a cancellation stays one.
@@ -832,20 +846,21 @@ func (m *migration) continueAsNew(ctx workflow.Context) error {
 // endpointRetries are those of calls to the endpoint: what a later attempt may mend is tried until it is mended.
 var endpointRetries = &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute}
 
-// callTimeout bounds one try of a call. What a worker was about when it was killed is taken up again after that time.
+// callTimeout bounds one try of a call. What a worker was about when it was killed is taken up again after
+// heartbeatTimeout.
 const callTimeout = 30 * time.Second
 
 // onEndpoint schedules calls to the SMC endpoint.
 func onEndpoint(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, RetryPolicy: endpointRetries,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, HeartbeatTimeout: heartbeatTimeout, RetryPolicy: endpointRetries,
 	})
 }
 
 // onNotification schedules the publishing of events; it is tried until NATS answers.
 func onNotification(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: callTimeout, HeartbeatTimeout: heartbeatTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
 	})
 }

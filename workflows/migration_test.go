@@ -740,6 +740,11 @@ func TestMigrationRetries(t *testing.T) {
 		require.Contains(t, status.Error, "which no retry mends")
 		require.Equal(t, 1, m.count("StartJob"))
 	})
+	t.Run("what nobody knows", func(t *testing.T) {
+		m := newMigrationTest(t, nil, fleet.Options{Retry: retry})
+		m.outcomes = []string{"Vendor.Internal.Trouble"}
+		require.Equal(t, fleet.PhaseDone, m.run().Phase)
+	})
 	t.Run("and a run that succeeds starts the count anew", func(t *testing.T) {
 		m := newMigrationTest(t, incremental(), fleet.Options{Retry: retry, CutOver: &fleet.CutOver{AfterRuns: 2}})
 		m.outcomes = []string{code, code, "", code, code, code}
@@ -925,6 +930,14 @@ func TestMigrationCreateRefused(t *testing.T) {
 	require.Equal(t, fleet.PhaseFailed, status.Phase)
 	require.Contains(t, status.Error, "create: InvalidParameter: SystemDiskSize")
 	require.Empty(t, status.Remains)
+}
+
+// What is to be done about a code that is in no table is said by the endpoint's answer.
+func TestMigrationWaitsForTheOperator(t *testing.T) {
+	m := newMigrationTest(t, nil, fleet.Options{})
+	m.refuse("CreateJob", temporal.NewNonRetryableApplicationError("no", "Forbidden.RAM", nil, smc.Operator))
+	require.Equal(t, fleet.PhaseDone, m.run().Phase)
+	require.Equal(t, 2, m.count("CreateJob"))
 }
 
 // While nobody may look at the job it goes on, and so does its migration.
