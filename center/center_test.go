@@ -73,7 +73,14 @@ func (e *engine) Update(ctx context.Context, jobID, update, requestID string, ar
 	case workflows.UpdateStop:
 		return e.store.Stop(ctx, jobID, requestID)
 	case workflows.UpdateCutOver:
+		if argument.(workflows.CutOverRequest).SyncData {
+			_, err := e.store.StartRun(ctx, jobID, requestID, smc.TriggerCutOver, smc.RunManual, store.CutOverSyncData)
+			return err
+		}
 		return e.store.FinishCutOver(ctx, jobID, requestID)
+	case workflows.UpdateModify:
+		_, err := e.store.ModifyJob(ctx, *argument.(*smc.ModifyReplicationJobAttributeRequest))
+		return err
 	case workflows.UpdateDelete:
 		return e.store.BeginDelete(ctx, jobID, requestID)
 	}
@@ -87,24 +94,31 @@ type fixture struct {
 	engine *engine
 	url    string
 	client *smc.Client
+	// database is the URL of the store's database.
+	database string
 	// arrived gets the path of every request before it is served.
 	arrived chan string
 	ready   error
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
 	t.Helper()
-	record, err := store.Open(t.Context(), storetest.URL(t))
+	database := storetest.URL(t)
+	record, err := store.Open(t.Context(), database)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, record.Close()) })
-	f := &fixture{t: t, store: record, engine: &engine{store: record}, arrived: make(chan string, 100)}
+	f := &fixture{t: t, store: record, database: database, engine: &engine{store: record}, arrived: make(chan string, 100)}
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: keyID, Secret: secret, AccountID: account}))
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: "ak-other", Secret: secret, AccountID: "456"}))
 	require.NoError(t, record.HostHeartbeat(t.Context(), hostID, hostURL))
-	handler := NewEndpoint(Config{
+	config := Config{
 		Store: record, Engine: f.engine, DataPlaneKey: dataPlaneKey, RegionID: region, HostID: "endpoint-1",
 		Ready: func(context.Context) error { return f.ready }, Logger: zaptest.NewLogger(t),
-	}).Handler()
+	}
+	for _, change := range changes {
+		change(&config)
+	}
+	handler := NewEndpoint(config).Handler()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case f.arrived <- r.URL.Path:

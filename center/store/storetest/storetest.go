@@ -10,9 +10,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
+	_ "modernc.org/sqlite"             // registers the database/sql driver "sqlite"
 )
 
 // Variable is the environment variable that names the PostgreSQL server of the tests:
@@ -21,6 +23,22 @@ const Variable = "DROVER_TEST_POSTGRES"
 
 // Postgres reports whether the tests use PostgreSQL.
 func Postgres() bool { return os.Getenv(Variable) != "" }
+
+// DB opens the database of a URL beside its store, for tests that must see or set what the store shows to nobody. SQL is
+// written with $1 in both dialects.
+func DB(t testing.TB, databaseURL string) *sql.DB {
+	t.Helper()
+	driver, source := "pgx", databaseURL
+	if file, ok := strings.CutPrefix(databaseURL, "sqlite://"); ok {
+		driver, source = "sqlite", "file:"+file+"?_txlock=immediate&_pragma=busy_timeout(15000)"
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
 
 // URL returns the DATABASE_URL of an empty database that goes with the test.
 func URL(t testing.TB) string {
