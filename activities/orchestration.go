@@ -64,6 +64,7 @@ type MigrationEvent struct {
 
 // PublishMigration publishes changes of one migration, in order, each once.
 func (a *Notification) PublishMigration(ctx context.Context, changes []MigrationEvent) error {
+	defer beat(ctx)()
 	for _, change := range changes {
 		s := change.Status
 		if err := events.PublishOnce(ctx, a.Publisher, events.MigrationChanged{
@@ -90,6 +91,7 @@ type FleetEvent struct {
 
 // PublishFleet publishes changes of one fleet, in order, each once.
 func (a *Notification) PublishFleet(ctx context.Context, changes []FleetEvent) error {
+	defer beat(ctx)()
 	for _, change := range changes {
 		s := change.Status
 		if err := events.PublishOnce(ctx, a.Publisher, events.FleetChanged{

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
@@ -46,14 +48,14 @@ func searchAttributes() map[string]enumspb.IndexedValueType {
 	return attributes
 }
 
-// registerSearchAttributes adds the search attributes to the namespace, and tries until it is done: a workflow that sets
-// one that is not there would not get on.
+// registerSearchAttributes adds the search attributes to the namespace, and tries until it is done and Temporal knows
+// them: a workflow that sets one that is not there gets on only after Temporal's own retries, which take 10 s and more.
 func registerSearchAttributes(ctx context.Context, temporal client.Client, namespace string, log *zap.Logger) error {
 	const retry = time.Second
 	for {
 		err := addSearchAttributes(ctx, temporal, namespace)
 		if err == nil {
-			return nil
+			return awaitSearchAttributes(ctx, temporal, namespace)
 		}
 		log.Warn("the search attributes of migrations are not registered, trying again", zap.Error(err))
 		select {
@@ -62,6 +64,46 @@ func registerSearchAttributes(ctx context.Context, temporal client.Client, names
 		case <-time.After(retry):
 		}
 	}
+}
+
+// awaitSearchAttributes waits until Temporal takes the search attributes it was given: its services read them anew every
+// two seconds. When that takes long it is left to the retries.
+func awaitSearchAttributes(ctx context.Context, temporal client.Client, namespace string) error {
+	const (
+		every    = 100 * time.Millisecond
+		reread   = 2 * time.Second
+		patience = 15 * time.Second
+	)
+	pause := func(d time.Duration) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(d):
+			return nil
+		}
+	}
+	var clauses []string
+	for name, kind := range searchAttributes() {
+		value := "''"
+		if kind == enumspb.INDEXED_VALUE_TYPE_INT {
+			value = "0"
+		}
+		clauses = append(clauses, name+" = "+value)
+	}
+	query := &workflowservice.CountWorkflowExecutionsRequest{Namespace: namespace, Query: strings.Join(clauses, " AND ")}
+	for began := time.Now(); time.Since(began) < patience; {
+		_, err := temporal.CountWorkflow(ctx, query)
+		if err == nil {
+			if time.Since(began) < every {
+				return nil // they were known before
+			}
+			return pause(reread) // the service that takes them from workflows reads them on its own
+		}
+		if err := pause(every); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func addSearchAttributes(ctx context.Context, temporal client.Client, namespace string) error {
