@@ -59,7 +59,7 @@ The code is not shown again. Run on each source server, as root when the disks a
 	create.Flags().StringVar(&name, "name", "", "`NAME` of the activation code")
 	create.Flags().IntVar(&count, "count", smc.DefaultAccessTokenCount, "how many servers may register with it, 1 to 1000")
 	create.Flags().IntVar(&days, "ttl-days", smc.DefaultAccessTokenTimeToLiveInDays, "how long it is valid, 1 to 90 days")
-	return group("token", "Activation codes", create)
+	return group("token", "Activation codes", create, c.tokenListCommand(), c.tokenDisableCommand(), c.tokenDeleteCommand())
 }
 
 func (c *cli) sourceCommand() *cobra.Command {
@@ -106,7 +106,7 @@ func (c *cli) sourceCommand() *cobra.Command {
 			return c.showSource(s)
 		},
 	}
-	return group("source", "Source servers: the servers that agents run on", list, show)
+	return group("source", "Source servers: the servers that agents run on", list, show, c.sourceModifyCommand(), c.sourceDeleteCommand())
 }
 
 func (c *cli) showSource(s smc.SourceServer) error {

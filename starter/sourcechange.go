@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drover/drover/smc"
+)
+
+func (c *cli) sourceModifyCommand() *cobra.Command {
+	req := &smc.ModifySourceServerAttributeRequest{}
+	cmd := &cobra.Command{
+		Use:   "modify SOURCE [--name NAME] [--description TEXT]",
+		Short: "Rename or describe a source server",
+		Long: `Rename or describe a source server, in any state. What is not given stays as it is; an empty description clears it.
+SOURCE is an id or a name.`,
+		Example: `  drover source modify web-1 --name web-1-old
+  drover source modify web-1 --description 'rack 7'`,
+		Args: exactArgs("SOURCE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if req.Name == nil && req.Description == nil {
+				return usagef("%s: nothing to change is given: --name or --description", cmd.CommandPath())
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			source, err := findSource(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			req.SourceID = source.SourceID
+			if _, err := client.ModifySourceServerAttribute(cmd.Context(), req); err != nil {
+				return err
+			}
+			if source, err = findSource(cmd.Context(), client, source.SourceID); err != nil {
+				return fmt.Errorf("source server %s is modified, but cannot be read: %w", req.SourceID, err)
+			}
+			if c.json() {
+				return c.printJSON(source)
+			}
+			return c.printf("source server %s (%s) modified\n", source.SourceID, source.Name)
+		},
+	}
+	textFlag(cmd.Flags(), &req.Name, "name", "new `NAME`")
+	textFlag(cmd.Flags(), &req.Description, "description", "`TEXT` about the source server")
+	return cmd
+}
+
+func (c *cli) sourceDeleteCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "delete SOURCE [--force]",
+		Short: "Delete a source server, with --force its job too",
+		Long: `Delete a source server. A source server with a job is refused; with --force the job is deleted too, with what the
+transition host keeps for it. A job that is Running is never deleted: stop it first. Images stay. SOURCE is an id or a name.`,
+		Example: "  drover source delete web-1\n  drover source delete web-1 --force",
+		Args:    exactArgs("SOURCE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			source, err := findSource(ctx, client, args[0])
+			if err != nil {
+				return err
+			}
+			req := &smc.DeleteSourceServerRequest{SourceID: source.SourceID}
+			optional(cmd.Flags().Changed("force"), &req.Force, force)
+			if _, err := client.DeleteSourceServer(ctx, req); err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(map[string]string{"SourceId": source.SourceID})
+			}
+			// A job takes its time to go, and its source server goes after it.
+			done := "deleted"
+			left, _, err := listSources(ctx, client, smc.DescribeSourceServersRequest{SourceID: []string{source.SourceID}})
+			if err != nil {
+				return fmt.Errorf("source server %s is being deleted, but whether it is gone cannot be read: %w", source.SourceID, err)
+			}
+			if len(left) > 0 {
+				done = "is " + string(left[0].State)
+			}
+			return c.printf("source server %s (%s) %s\n", source.SourceID, source.Name, done)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "delete its job too, unless that is Running")
+	return cmd
+}
