@@ -43,7 +43,7 @@ type AuditFilter struct {
 
 // AuditLog lists the audit log of an account, newest first, and how many records match in all.
 func (s *Store) AuditLog(ctx context.Context, accountID string, filter AuditFilter, page Page) ([]AuditRecord, int, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.equal("access_key_id", filter.AccessKeyID)
 	where.equal("action", filter.Action)
 	where.equal("outcome", filter.Outcome)

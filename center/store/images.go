@@ -37,7 +37,7 @@ type ImageFilter struct {
 
 // Images lists the images of an account, newest first, and how many match in all.
 func (s *Store) Images(ctx context.Context, accountID string, filter ImageFilter, page Page) ([]*Image, int, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.in("image_id", filter.ImageIDs)
 	where.equal("job_id", filter.JobID)
 	where.equal("image_name", filter.Name)

@@ -47,7 +47,7 @@ type JobFilter struct {
 
 // Jobs lists the jobs of an account with their runs, newest first, and how many match in all.
 func (s *Store) Jobs(ctx context.Context, accountID string, filter JobFilter, page Page) ([]*Job, int, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.in("job_id", filter.JobIDs)
 	where.in("source_id", filter.SourceIDs)
 	where.equal("name", filter.Name)

@@ -49,7 +49,7 @@ func (s *Store) AccessKey(ctx context.Context, id string) (AccessKey, error) {
 
 // AccessKeys lists the access keys of an account, newest first, and how many there are in all.
 func (s *Store) AccessKeys(ctx context.Context, accountID string, page Page) ([]AccessKey, int, error) {
-	return list(ctx, s.db, selectAccessKey, "access_keys", "created_at DESC, access_key_id", newConditions("account_id = ?", accountID), page, scanAccessKey)
+	return list(ctx, s.db, selectAccessKey, "access_keys", "created_at DESC, access_key_id", ofAccount(accountID), page, scanAccessKey)
 }
 
 // DisableAccessKey ends an access key for good. Error: InvalidAccessKeyId.NotFound.

@@ -93,8 +93,10 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 	set(&spec.VpcID, r.VpcID)
 	set(&spec.ReplicationParameters, r.ReplicationParameters)
 	for _, number := range []struct{ to, from **int }{
-		{&spec.SystemDiskSize, &r.SystemDiskSize}, {&spec.Frequency, &r.Frequency},
-		{&spec.MaxNumberOfImageToKeep, &r.MaxNumberOfImageToKeep}, {&spec.NetMode, &r.NetMode},
+		{&spec.SystemDiskSize, &r.SystemDiskSize},
+		{&spec.Frequency, &r.Frequency},
+		{&spec.MaxNumberOfImageToKeep, &r.MaxNumberOfImageToKeep},
+		{&spec.NetMode, &r.NetMode},
 	} {
 		if *number.from != nil {
 			*number.to = *number.from

@@ -52,7 +52,7 @@ type Page struct{ Number, Size int }
 
 // Sources lists the source servers of an account, newest first, and how many match in all.
 func (s *Store) Sources(ctx context.Context, accountID string, filter SourceFilter, page Page) ([]*Source, int, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.in("source_id", filter.SourceIDs)
 	where.equal("job_id", filter.JobID)
 	where.equal("name", filter.Name)
@@ -166,8 +166,9 @@ type conditions struct {
 	args    []any
 }
 
-func newConditions(clause string, args ...any) *conditions {
-	return &conditions{clauses: []string{clause}, args: args}
+// ofAccount keeps the rows of an account.
+func ofAccount(accountID string) *conditions {
+	return &conditions{clauses: []string{"account_id = ?"}, args: []any{accountID}}
 }
 
 func (c *conditions) equal(column, value string) {

@@ -29,10 +29,13 @@ func resourceTable(resourceType string) (table, id string) {
 	return "source_servers", "source_id"
 }
 
-// requireResources refuses ids the account does not have.
-func requireResources(ctx context.Context, tx interface {
+// rowQuerier is a *database or a *transaction.
+type rowQuerier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}, accountID, resourceType string, ids []string) error {
+}
+
+// requireResources refuses ids the account does not have.
+func requireResources(ctx context.Context, tx rowQuerier, accountID, resourceType string, ids []string) error {
 	table, column := resourceTable(resourceType)
 	for _, id := range ids {
 		var n int
@@ -85,7 +88,7 @@ func (s *Store) UntagResources(ctx context.Context, accountID, resourceType stri
 		if err := requireResources(ctx, tx, accountID, resourceType, ids); err != nil {
 			return err
 		}
-		where := newConditions("account_id = ?", accountID)
+		where := ofAccount(accountID)
 		where.in("resource_id", ids)
 		where.in("tag_key", keys)
 		_, err := tx.ExecContext(ctx, `DELETE FROM tags`+where.String(), where.args...)
@@ -102,7 +105,7 @@ func (s *Store) ResourceTags(ctx context.Context, accountID, resourceType string
 	if err := requireResources(ctx, s.db, accountID, resourceType, ids); err != nil {
 		return nil, "", err
 	}
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.equal("resource_type", resourceType)
 	where.in("resource_id", ids)
 	where.tagged("tags.resource_id", tags)

@@ -25,7 +25,7 @@ func scanAccessToken(row rowScanner) (*AccessToken, error) {
 
 // AccessTokens lists the activation codes of an account, newest first, that have an id of ids and the name, when given.
 func (s *Store) AccessTokens(ctx context.Context, accountID string, ids []string, name string) ([]*AccessToken, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.in("access_token_id", ids)
 	where.equal("name", name)
 	rows, err := s.db.QueryContext(ctx, selectAccessToken+where.String()+` ORDER BY created_at DESC, access_token_id`, where.args...)

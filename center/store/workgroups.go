@@ -184,7 +184,7 @@ type WorkgroupMember struct {
 // Workgroups lists an account's workgroups, newest first, that have an id of ids (when given), the name (when given) and
 // all tags.
 func (s *Store) Workgroups(ctx context.Context, accountID string, ids []string, name string, tags []smc.TagFilter) ([]*Workgroup, error) {
-	where := newConditions("account_id = ?", accountID)
+	where := ofAccount(accountID)
 	where.in("workgroup_id", ids)
 	where.equal("name", name)
 	where.tagged("workgroup_id", tags)
