@@ -59,7 +59,7 @@ func (s *stack) checkDCExit(heard *follower, status fleet.Status, disks map[stri
 		want := oneTime
 		if name == "web-2" {
 			want = slices.Concat(oneTime[:5], []fleet.Phase{fleet.PhaseQueued, fleet.PhaseCuttingOver}, oneTime[5:])
-			if !slices.Contains(phases(events[:], name)[4:], string(fleet.PhaseQueued)) {
+			if !slices.Contains(phases(events, name)[4:], string(fleet.PhaseQueued)) {
 				want = slices.Concat(oneTime[:5], []fleet.Phase{fleet.PhaseCuttingOver}, oneTime[5:]) // it has its slot still
 			}
 		}
@@ -371,4 +371,22 @@ waves:
 	assert.Equal(t, []string{"Running", "Paused", "Running", "Completed"}, states, "what the fleet tells of itself")
 	r := s.try("fleet", "resume", "paused")
 	assert.Equal(t, 1, r.code, "exit code of fleet resume for a fleet that has ended")
+}
+
+// Roles that are wrong are told before anything is started.
+func TestWrongRoles(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	for _, args := range [][]string{
+		{"drover-dev", "--data", dir, "--roles", "orchestrator"},
+		{"drover-dev", "--data", dir, "--roles", "center,transition,pilot"},
+		{"drover-worker"},
+		{"drover-worker", "--role", "pilot"},
+		{"drover-worker", "--role", "orchestrator"}, // of no endpoint
+	} {
+		r := run(t, []string{smc.EnvEndpoint + "=", smc.EnvAccessKeyID + "="}, args[0], args[1:]...)
+		assert.Equal(t, 2, r.code, "exit code of %q\n%s", args, r.stderr)
+		assert.Contains(t, r.stderr, "role", "%q", args)
+	}
+	assert.NoDirExists(t, dir)
 }
