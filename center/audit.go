@@ -14,7 +14,7 @@ import (
 // Anyone can send a wrong signature: such refusals are recorded up to this rate, all of them are logged.
 const (
 	forgedPerSecond rate.Limit = 5
-	forgedBurst                = 100
+	forgedBurst     int        = 100
 )
 
 // auditTimeout is how long the record of a call may hold up its answer.

@@ -361,8 +361,13 @@ func TestActivationCodes(t *testing.T) {
 		return err
 	}
 	for _, wrong := range []smc.CreateAccessTokenRequest{
-		{Name: pointer("n")}, {Name: pointer(strings.Repeat("n", 129))}, {Count: pointer(0)}, {Count: pointer(1001)},
-		{TimeToLiveInDays: pointer(0)}, {TimeToLiveInDays: pointer(91)}, {Description: pointer("http://x")},
+		{Name: pointer("n")},
+		{Name: pointer(strings.Repeat("n", 129))},
+		{Count: pointer(0)},
+		{Count: pointer(1001)},
+		{TimeToLiveInDays: pointer(0)},
+		{TimeToLiveInDays: pointer(91)},
+		{Description: pointer("http://x")},
 	} {
 		_, err := f.client.CreateAccessToken(ctx, &wrong)
 		f.requireCode(smc.CodeInvalidParameter, err)
@@ -545,9 +550,15 @@ func TestModifyJob(t *testing.T) {
 		smc.CodeDataDiskDuplicateIndex:             {{DataDisk: []smc.DataDiskTarget{{Index: pointer(1)}, {Index: pointer(1)}}}},
 		smc.CodeUnsupportedFeature:                 {{SystemDiskSize: pointer(20)}, {TargetType: pointer("ContainerImage")}},
 		smc.CodeInvalidParameter: {
-			{Name: pointer("x")}, {Frequency: pointer(2)}, {Frequency: pointer(169)}, {MaxNumberOfImageToKeep: pointer(11)}, {SystemDiskSize: pointer(2049)},
-			{ValidTime: pointer(smc.FormatTime(time.Now().Add(6 * 24 * time.Hour)))}, {ValidTime: pointer(smc.FormatTime(time.Now().Add(91 * 24 * time.Hour)))},
-			{ScheduledStartTime: pointer(smc.FormatTime(time.Now().Add(-time.Hour)))}, {ReplicationParameters: pointer("bandwidth_limit:1")},
+			{Name: pointer("x")},
+			{Frequency: pointer(2)},
+			{Frequency: pointer(169)},
+			{MaxNumberOfImageToKeep: pointer(11)},
+			{SystemDiskSize: pointer(2049)},
+			{ValidTime: pointer(smc.FormatTime(time.Now().Add(6 * 24 * time.Hour)))},
+			{ValidTime: pointer(smc.FormatTime(time.Now().Add(91 * 24 * time.Hour)))},
+			{ScheduledStartTime: pointer(smc.FormatTime(time.Now().Add(-time.Hour)))},
+			{ReplicationParameters: pointer("bandwidth_limit:1")},
 		},
 		"MissingVSwitchId": {{VSwitchID: pointer("")}},
 	} {

@@ -38,7 +38,7 @@ func jobCalls() []jobCall {
 			return err
 		}
 	}
-	any := smc.JobStatuses()
+	always := smc.JobStatuses()
 	return []jobCall{
 		{
 			name: "Start", from: []smc.JobStatus{smc.StatusReady, smc.StatusStopped, smc.StatusInError}, to: smc.StatusRunning,
@@ -46,31 +46,36 @@ func jobCalls() []jobCall {
 				_, err := c.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: jobID})
 				return err
 			},
-		}, {
+		},
+		{
 			name: "Stop", from: []smc.JobStatus{smc.StatusRunning}, phases: []smc.BusinessStatus{smc.BusinessSyncing}, to: smc.StatusStopped,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				_, err := c.StopReplicationJob(ctx, &smc.StopReplicationJobRequest{JobID: jobID})
 				return err
 			},
-		}, {
+		},
+		{
 			name: "CutOver", from: []smc.JobStatus{smc.StatusWaiting}, to: smc.StatusFinished,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				_, err := c.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: jobID})
 				return err
 			},
-		}, {
+		},
+		{
 			name: "CutOver SyncData", from: []smc.JobStatus{smc.StatusWaiting}, to: smc.StatusRunning,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				_, err := c.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: jobID, SyncData: pointer(true)})
 				return err
 			},
-		}, {
+		},
+		{
 			name: "Run", from: []smc.JobStatus{smc.StatusWaiting}, to: smc.StatusRunning,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				_, err := c.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: jobID})
 				return err
 			},
-		}, {
+		},
+		{
 			name: "Delete", to: smc.StatusDeleting,
 			from: []smc.JobStatus{smc.StatusReady, smc.StatusStopped, smc.StatusWaiting, smc.StatusInError, smc.StatusFinished, smc.StatusExpired},
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
@@ -78,8 +83,8 @@ func jobCalls() []jobCall {
 				return err
 			},
 		},
-		{name: "Modify Name", from: any, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.Name = pointer("renamed") })},
-		{name: "Modify Description", from: any, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.Description = pointer("described") })},
+		{name: "Modify Name", from: always, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.Name = pointer("renamed") })},
+		{name: "Modify Description", from: always, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.Description = pointer("described") })},
 		{
 			name: "Modify Frequency", from: []smc.JobStatus{smc.StatusReady, smc.StatusWaiting}, incremental: true, code: smc.CodeInvalidParameter,
 			do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.Frequency = pointer(5) }),
@@ -97,7 +102,7 @@ func jobCalls() []jobCall {
 		{name: "Modify SystemDiskSize", from: []smc.JobStatus{smc.StatusReady}, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.SystemDiskSize = pointer(100) })},
 		{name: "Modify ReplicationParameters", from: []smc.JobStatus{smc.StatusReady}, do: modify(func(r *smc.ModifyReplicationJobAttributeRequest) { r.ReplicationParameters = pointer("{}") })},
 		{
-			name: "Describe", from: any,
+			name: "Describe", from: always,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				res, err := c.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{jobID}})
 				if err == nil && res.TotalCount != 1 {
@@ -105,8 +110,9 @@ func jobCalls() []jobCall {
 				}
 				return err
 			},
-		}, {
-			name: "DescribeDetails", from: any,
+		},
+		{
+			name: "DescribeDetails", from: always,
 			do: func(ctx context.Context, c *smc.Client, jobID string) error {
 				_, err := c.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: jobID})
 				return err

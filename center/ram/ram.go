@@ -150,7 +150,7 @@ func Parse(document string) (*Policy, error) {
 			seenVersion = true
 			var text string
 			if json.Unmarshal(value, &text) != nil || text != version {
-				return fmt.Errorf(`Version is %s; it must be "1"`, value)
+				return fmt.Errorf(`the policy's Version is %s; it must be "1"`, value)
 			}
 		case "Statement":
 			seenStatement = true
@@ -174,7 +174,7 @@ func Parse(document string) (*Policy, error) {
 func parseStatements(raw json.RawMessage) ([]statement, error) {
 	var entries []json.RawMessage
 	if json.Unmarshal(raw, &entries) != nil || len(entries) == 0 {
-		return nil, errors.New("Statement must be a list of at least one statement")
+		return nil, errors.New("the policy's Statement must be a list of at least one statement")
 	}
 	statements := make([]statement, len(entries))
 	for i, entry := range entries {
@@ -226,10 +226,11 @@ func (s *statement) parse(name string, raw json.RawMessage) error {
 func parsePatterns(name string, raw json.RawMessage, prefix string) ([]pattern, error) {
 	var texts []string
 	if raw[0] == '"' {
-		texts = make([]string, 1)
-		if err := json.Unmarshal(raw, &texts[0]); err != nil {
+		var text string
+		if err := json.Unmarshal(raw, &text); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		texts = append(texts, text)
 	} else {
 		var elements []*string // tells null from ""
 		if json.Unmarshal(raw, &elements) != nil || len(elements) == 0 {

@@ -61,10 +61,27 @@ func TestMatch(t *testing.T) {
 		pattern, text string
 		want          bool
 	}{
-		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "anything", true}, {"a", "a", true}, {"a", "A", true}, {"a", "ab", false},
-		{"a*", "a", true}, {"a*", "ba", false}, {"*a", "ba", true}, {"*a", "ab", false}, {"a*b*c", "abc", true}, {"a*b*c", "axxbxxc", true},
-		{"a*b*c", "acb", false}, {"a*a", "a", false}, {"a*a", "aa", true}, {"**", "", true}, {"*ab*ab", "abab", true}, {"*ab*ab", "ab", false},
-		{"a?c", "abc", false}, {"[ab]", "a", false},
+		{"", "", true},
+		{"", "a", false},
+		{"*", "", true},
+		{"*", "anything", true},
+		{"a", "a", true},
+		{"a", "A", true},
+		{"a", "ab", false},
+		{"a*", "a", true},
+		{"a*", "ba", false},
+		{"*a", "ba", true},
+		{"*a", "ab", false},
+		{"a*b*c", "abc", true},
+		{"a*b*c", "axxbxxc", true},
+		{"a*b*c", "acb", false},
+		{"a*a", "a", false},
+		{"a*a", "aa", true},
+		{"**", "", true},
+		{"*ab*ab", "abab", true},
+		{"*ab*ab", "ab", false},
+		{"a?c", "abc", false},
+		{"[ab]", "a", false},
 	} {
 		require.Equal(t, test.want, Match(test.pattern, test.text), "%q on %q", test.pattern, test.text)
 	}
@@ -86,7 +103,7 @@ func TestParseRefuses(t *testing.T) {
 		{`{"Version":1,"Statement":[]}`, `it must be "1"`},
 		{`{"Version":"1"}`, "no Statement"},
 		{`{"Version":"1","Statement":[]}`, "at least one"},
-		{`{"Version":"1","Statement":{"Effect":"Allow","Action":"*","Resource":"*"}}`, "must be a list"},
+		{`{"Version":"1","Statement":{"Effect":"Allow","Action":"*","Resource":"*"}}`, "Statement must be a list"},
 		{`{"version":"1","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}`, `key "version"`},
 		{`{"Version":"1","Id":"x","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}`, `key "Id"`},
 		{statement(`"Allow"`), "Statement 1 is not a JSON object"},
