@@ -78,6 +78,7 @@ type migration struct {
 	// news counts what came from outside; seen is what it was at the latest look at the job. Who waits looks again when
 	// the two differ.
 	news, seen int
+	told       string // the status that the latest event of the job told of
 	sending    bool
 	// reported is the last signal to the fleet. Temporal drops those that a workflow has sent and not delivered when it closes.
 	reported workflow.Future
@@ -176,7 +177,11 @@ func (m *migration) jobChanged(change fleet.JobChanged) {
 		return
 	default:
 		m.JobSeen = change.Sequence
+		if change.Status == m.Status.Status {
+			return // we have seen it: mostly it is what we did ourselves
+		}
 	}
+	m.told = change.Status
 	m.news++
 }
 
@@ -580,9 +585,12 @@ func (m *migration) polling(ctx workflow.Context) workflow.Context {
 	})
 }
 
-// saw takes over what the endpoint said of the job when there was that much news.
+// saw takes over what the endpoint said of the job when it was asked, which was after that much news.
 func (m *migration) saw(view *activities.JobView, seen int) {
 	m.job, m.seen = view, seen
+	if m.told == string(view.Status) { // what came while we looked is what we saw
+		m.seen = m.news
+	}
 	m.Status.Status = string(view.Status)
 	if view.ImageID != "" {
 		m.Status.ImageID = view.ImageID

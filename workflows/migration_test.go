@@ -571,6 +571,7 @@ func TestMigrationOneTime(t *testing.T) {
 	}, truncated(status))
 	require.Nil(t, m.job, "the job is deleted, its image stays")
 	require.Equal(t, 1, m.count("StartJob"))
+	require.Equal(t, 3, m.count("DescribeJob"), "after create, start and end: events of what it did itself are no reason to look")
 	require.Len(t, m.holdings, 2)
 	require.Equal(t, transferTime, m.holdings[1].at.Sub(m.holdings[0].at).Truncate(time.Minute), "one slot, while the job runs")
 	created := m.created[0]
