@@ -76,6 +76,17 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 	return ExitOK
 }
 
+// DefaultAccount is the account of a center that serves one.
+const DefaultAccount = "1"
+
+// AccountFromEnv reads DROVER_ACCOUNT; DefaultAccount when it is not set. getenv is os.Getenv outside tests.
+func AccountFromEnv(getenv func(string) string) string {
+	if account := getenv("DROVER_ACCOUNT"); account != "" {
+		return account
+	}
+	return DefaultAccount
+}
+
 // ConnectionFlags defines the flags of the servers a process works on.
 func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
 	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL)")

@@ -29,7 +29,7 @@ func program(getenv func(string) string) app.Program {
 			app.ConnectionFlags(flags, &config.Connections)
 			flags.StringVar(&config.Listen, "listen", "127.0.0.1:7700", "`ADDRESS` of the endpoint and the agents' API")
 			flags.StringVar(&config.RegionID, "region", getenv(smc.EnvRegion), "the `REGION` this center is (DROVER_REGION)")
-			flags.StringVar(&config.AccountID, "account", "1", "`ACCOUNT` that the first access key belongs to")
+			flags.StringVar(&config.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` that the first access key belongs to (DROVER_ACCOUNT)")
 			flags.StringVar(&config.AccessKeyID, "access-key-id", getenv(smc.EnvAccessKeyID),
 				"the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
 			flags.Float64Var(&config.RateLimit, "rate-limit", 100, "calls a `SECOND` that each access key may make; 0 for any number")

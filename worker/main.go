@@ -41,7 +41,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>)")
 			flags.StringVar(&orchestrator.SMC.Endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
 			flags.StringVar(&orchestrator.SMC.RegionID, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
-			flags.StringVar(&orchestrator.AccountID, "account", "1", "`ACCOUNT` in the subjects of the events of migrations and fleets")
+			flags.StringVar(&orchestrator.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` in the subjects of the events of migrations and fleets (DROVER_ACCOUNT)")
 			flags.BoolVar(&orchestrator.Bridge, "bridge", getenv("DROVER_BRIDGE") != "off", "have events wake migrations; off: they poll (DROVER_BRIDGE=off)")
 		},
 		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunWorker(ctx, *config, log) },

@@ -211,7 +211,7 @@ func TestKilledStackContinues(t *testing.T) {
 	p := start(t, dir, "--listen", "127.0.0.1:0")
 	env := environment(t, dir)
 	for _, name := range []string{
-		"DROVER_ENDPOINT", "DROVER_REGION", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+		"DROVER_ENDPOINT", "DROVER_REGION", "DROVER_ACCOUNT", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
 		"NATS_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "DATABASE_URL",
 	} {
 		assert.NotEmpty(t, env[name], name)

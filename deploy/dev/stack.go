@@ -67,6 +67,7 @@ func (c droverConfig) environment() []settings.Variable {
 	return []settings.Variable{
 		{Name: "DROVER_ENDPOINT", Value: c.Settings.Endpoint()},
 		{Name: "DROVER_REGION", Value: c.Settings.Region},
+		{Name: "DROVER_ACCOUNT", Value: c.Settings.AccountID},
 		{Name: "ALIBABA_CLOUD_ACCESS_KEY_ID", Value: c.Settings.AccessKeyID},
 		{Name: "ALIBABA_CLOUD_ACCESS_KEY_SECRET", Value: c.Settings.AccessKeySecret},
 		{Name: "NATS_URL", Value: c.NATSURL},

@@ -20,7 +20,7 @@ func TestCenterStoppedAndStarted(t *testing.T) {
 	s := newStack(t)
 	heard := s.follow()
 	assert.Subset(t, slices.Collect(maps.Keys(s.env)), []string{
-		"DROVER_ENDPOINT", "DROVER_REGION", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+		"DROVER_ENDPOINT", "DROVER_REGION", "DROVER_ACCOUNT", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
 		"NATS_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE",
 	})
 	for name, value := range s.env {
