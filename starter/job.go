@@ -17,7 +17,7 @@ import (
 
 func (c *cli) jobCommand() *cobra.Command {
 	cmd := group("job", "Replication jobs: what copies a source server into an image",
-		c.jobCreateCommand(), c.jobListCommand(), c.jobShowCommand(), c.jobWatchCommand(),
+		c.jobCreateCommand(), c.jobListCommand(), c.jobShowCommand(), c.jobModifyCommand(), c.jobWatchCommand(),
 		c.jobActionCommand(jobAction{
 			verb: "start", short: "Start a job, or resume one that was stopped or failed", done: "started",
 			long: "Start a job that is Ready, or resume one that is Stopped or InError: what is copied already is not copied again.",
@@ -138,7 +138,7 @@ func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateRe
 	}
 	switch {
 	case !given("valid-time"):
-	case f.validTime == "never":
+	case f.validTime == never:
 		req.ValidTime = new(string) // empty: never expires (CONTRACT: ValidTime)
 	default:
 		at, err := parseTime(f.validTime, now)
@@ -147,15 +147,11 @@ func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateRe
 		}
 		req.ValidTime = &at
 	}
-	for _, text := range f.dataDisks {
-		index, size, ok := strings.Cut(text, "=")
-		i, errIndex := strconv.Atoi(index)
-		n, errSize := strconv.Atoi(size)
-		if !ok || errIndex != nil || errSize != nil {
-			return nil, usagef("--data-disk %q is not INDEX=GIB, for example 1=200", text)
-		}
-		req.DataDisk = append(req.DataDisk, smc.DataDiskTarget{Index: &i, Size: &n})
+	disks, err := parseDataDisks(f.dataDisks)
+	if err != nil {
+		return nil, err
 	}
+	req.DataDisk = disks
 	return req, nil
 }
 
