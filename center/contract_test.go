@@ -208,8 +208,11 @@ func TestWorkgroups(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, id, again.WorkgroupID, "the same token is the same workgroup")
-	_, err = f.client.CreateWorkgroup(ctx, &smc.CreateWorkgroupRequest{Name: pointer("wave.2"), ClientToken: pointer("token")})
-	f.requireCode(smc.CodeIdempotentParameterMismatch, err)
+	for _, other := range []smc.CreateWorkgroupRequest{{Name: pointer("wave.2")}, {Name: pointer("wave.1"), Description: pointer("the first")}} { // without the tag
+		other.ClientToken = pointer("token")
+		_, err = f.client.CreateWorkgroup(ctx, &other)
+		f.requireCode(smc.CodeIdempotentParameterMismatch, err)
+	}
 	_, err = f.client.CreateWorkgroup(ctx, &smc.CreateWorkgroupRequest{Name: pointer("wave.1")})
 	f.requireCode(smc.CodeInvalidParameter, err)
 	_, err = f.client.CreateWorkgroup(ctx, &smc.CreateWorkgroupRequest{})

@@ -16,7 +16,7 @@ func (e *Endpoint) registerWorkgroups() {
 		for _, tag := range r.Tag {
 			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
 		}
-		id, err := e.Store.CreateWorkgroup(ctx, store.Workgroup{AccountID: c.accountID, Name: *r.Name, Description: value(r.Description)}, value(r.ClientToken), tags)
+		id, err := e.Store.CreateWorkgroup(ctx, store.Workgroup{AccountID: c.accountID, Name: *r.Name, Description: value(r.Description)}, value(r.ClientToken), smc.CreateWorkgroup.Fingerprint(r), tags)
 		if err == nil {
 			c.touched(e.resource(c, typeWorkgroup, id))
 		}

@@ -53,7 +53,7 @@ func TestConcurrentWorkgroups(t *testing.T) {
 	f := newFixture(t)
 	group := Workgroup{AccountID: account, Name: "wave"}
 	count := f.together(20, func(s *Store, _ int) error {
-		_, err := s.CreateWorkgroup(f.ctx, group, "", nil)
+		_, err := s.CreateWorkgroup(f.ctx, group, "", "", nil)
 		return err
 	})
 	require.Equal(t, map[string]int{"": 1, smc.CodeInvalidParameter: 19}, count, "a name is one workgroup's")
@@ -61,7 +61,7 @@ func TestConcurrentWorkgroups(t *testing.T) {
 	ids := make([]string, 20)
 	group.Name = "another"
 	count = f.together(20, func(s *Store, i int) (err error) {
-		ids[i], err = s.CreateWorkgroup(f.ctx, group, "token", nil)
+		ids[i], err = s.CreateWorkgroup(f.ctx, group, "token", "digest", nil)
 		return err
 	})
 	require.Equal(t, map[string]int{"": 20}, count)
@@ -70,13 +70,13 @@ func TestConcurrentWorkgroups(t *testing.T) {
 	}
 	// The same token and name of another account are its own.
 	group.AccountID = "456"
-	other, err := f.CreateWorkgroup(f.ctx, group, "token", nil)
+	other, err := f.CreateWorkgroup(f.ctx, group, "token", "digest", nil)
 	require.NoError(t, err)
 	require.NotEqual(t, ids[0], other)
 
 	// A source is in one workgroup, whoever asks first.
 	source := f.source("web").SourceID
-	first, err := f.CreateWorkgroup(f.ctx, Workgroup{AccountID: account, Name: "first"}, "", nil)
+	first, err := f.CreateWorkgroup(f.ctx, Workgroup{AccountID: account, Name: "first"}, "", "", nil)
 	require.NoError(t, err)
 	groups := []string{ids[0], first}
 	count = f.together(20, func(s *Store, i int) error { return s.Associate(f.ctx, account, groups[i/10], []string{source}) })

@@ -30,30 +30,38 @@ func scanWorkgroup(row rowScanner) (*Workgroup, error) {
 	return &group, err
 }
 
+// workgroupToken sets the client tokens of workgroups apart from those of jobs.
+const workgroupToken = "workgroup/"
+
 // CreateWorkgroup stores a workgroup with its tags and returns its id. The client token of an earlier call gives the id it
-// made, when nothing differs. Errors: InvalidParameter for a name that is taken, IdempotentParameterMismatch.
-func (s *Store) CreateWorkgroup(ctx context.Context, group Workgroup, clientToken string, tags []smc.Tag) (string, error) {
+// made, when the digest of the parameters is the same; what became of the workgroup since does not matter. Errors: InvalidParameter for a name that is taken, IdempotentParameterMismatch.
+func (s *Store) CreateWorkgroup(ctx context.Context, group Workgroup, clientToken, digest string, tags []smc.Tag) (string, error) {
 	group.WorkgroupID = NewID("w")
 	id := group.WorkgroupID
 	err := s.write(ctx, func(tx *transaction) error {
 		id = group.WorkgroupID
 		if clientToken != "" {
-			known, err := scanWorkgroup(tx.QueryRowContext(ctx, selectWorkgroup+` WHERE account_id = ? AND client_token = ?`, group.AccountID, clientToken))
+			var knownID, known string
+			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, group.AccountID, workgroupToken+clientToken).Scan(&knownID, &known)
 			switch {
-			case err == nil && known.Name == group.Name && known.Description == group.Description:
-				id = known.WorkgroupID
+			case err == nil && known == digest:
+				id = knownID
 				return nil
 			case err == nil:
-				return smc.Errorf(smc.CodeIdempotentParameterMismatch, "ClientToken %q made workgroup %s with other parameters: use a new token", clientToken, known.WorkgroupID)
-			case !errors.Is(err, ErrNotFound):
+				return smc.Errorf(smc.CodeIdempotentParameterMismatch, "ClientToken %q made workgroup %s with other parameters: use a new token", clientToken, knownID)
+			case !errors.Is(err, sql.ErrNoRows):
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO client_tokens (account_id, token, digest, job_id, created_at) VALUES (?, ?, ?, ?, ?)`,
+				group.AccountID, workgroupToken+clientToken, digest, id, millis(s.now())); err != nil {
 				return err
 			}
 		}
 		if err := freeWorkgroupName(ctx, tx, group.AccountID, group.WorkgroupID, group.Name); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO workgroups (workgroup_id, account_id, name, description, client_token, created_at) VALUES (?, ?, ?, ?, ?, ?)`,
-			group.WorkgroupID, group.AccountID, group.Name, group.Description, clientToken, millis(s.now())); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO workgroups (workgroup_id, account_id, name, description, created_at) VALUES (?, ?, ?, ?, ?)`,
+			group.WorkgroupID, group.AccountID, group.Name, group.Description, millis(s.now())); err != nil {
 			return err
 		}
 		return putTags(ctx, tx, group.AccountID, resourceTypeWorkgroup, group.WorkgroupID, tags)
