@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drover/drover/durable"
 )
 
 const (
@@ -117,30 +119,6 @@ func (d *agentDir) save(s *agentState) error {
 }
 
 // replace writes a file of the directory, durably and whole or not at all.
-func (d *agentDir) replace(name string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(d.path, name+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	err = errors.Join(err, tmp.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), filepath.Join(d.path, name)); err != nil {
-		return err
-	}
-	dir, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+func (d *agentDir) replace(name string, data []byte) error {
+	return durable.WriteFile(filepath.Join(d.path, name), data, 0o600)
 }

@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover/drover/durable"
 )
 
 // EpochStore keeps the epoch of each job's sync session where every part of
@@ -233,7 +235,7 @@ func (h *Host) Prepare(ctx context.Context, jobID string, disks []Disk, needByte
 	if err := closeStaged(staged); err != nil {
 		return storageError(err, "prepare the staging area of %s", jobID)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return storageError(err, "prepare the staging area of %s", jobID)
 	}
 	st.JobID = jobID

@@ -15,6 +15,8 @@ import (
 
 	"github.com/zeebo/blake3"
 	"go.uber.org/zap"
+
+	"github.com/drover/drover/durable"
 )
 
 // Artifacts of an image.
@@ -201,14 +203,14 @@ func (h *Host) MakeImage(ctx context.Context, spec ImageSpec, onProgress func(Pr
 			return nil, storageError(err, "make disk %d of image %s", m.Disks[i].Index, spec.ImageID)
 		}
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return nil, storageError(err, "make image %s", spec.ImageID)
 	}
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFileDurably(manifestPath(dir), append(b, '\n')); err != nil {
+	if err := durable.WriteFile(manifestPath(dir), append(b, '\n'), 0o600); err != nil {
 		return nil, storageError(err, "publish image %s", spec.ImageID)
 	}
 	keep = true
@@ -280,7 +282,7 @@ func (h *Host) makeDisk(ctx context.Context, staging, dir string, st stagingStat
 	if err != nil {
 		return err
 	}
-	if err := writeFileDurably(mapPath(dir, d.Index), hashes); err != nil {
+	if err := durable.WriteFile(mapPath(dir, d.Index), hashes, 0o600); err != nil {
 		return err
 	}
 	patch := planDelivery(raw, d)
@@ -289,7 +291,7 @@ func (h *Host) makeDisk(ctx context.Context, staging, dir string, st stagingStat
 		return err
 	}
 	d.PatchHash = blake3.Sum256(b)
-	return writeFileDurably(patchPath(dir, d.Index), b)
+	return durable.WriteFile(patchPath(dir, d.Index), b, 0o600)
 }
 
 // placeDisk links, clones or copies the staged bytes.
@@ -469,7 +471,7 @@ func (h *Host) DeleteImage(ctx context.Context, imageID string) error {
 	// The manifest first: what is left after a crash is no image.
 	err = os.Remove(manifestPath(dir))
 	if err == nil {
-		err = syncDir(dir)
+		err = durable.SyncDir(dir)
 	}
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = os.RemoveAll(dir)

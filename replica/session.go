@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/drover/drover/durable"
 )
 
 // SessionSpec says what a session synchronises.
@@ -112,7 +114,7 @@ func (h *Host) OpenSession(ctx context.Context, spec SessionSpec) (*Session, err
 			s.disks, err = openStaged(ctx, dir, spec.Disks)
 		}
 		if err == nil {
-			err = syncDir(dir)
+			err = durable.SyncDir(dir)
 		}
 		if err != nil {
 			closeStaged(s.disks) //nolint:errcheck // already failing

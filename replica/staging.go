@@ -12,6 +12,8 @@ import (
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover/drover/durable"
 )
 
 // stagedDisk is one disk in a job's staging directory:
@@ -115,7 +117,7 @@ func openUnshared(ctx context.Context, path string) (*os.File, error) {
 		err = os.Rename(tmp, path)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		own.Close()
@@ -701,5 +703,5 @@ func (st stagingState) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeFileDurably(statePath(dir), append(b, '\n'))
+	return durable.WriteFile(statePath(dir), append(b, '\n'), 0o600)
 }

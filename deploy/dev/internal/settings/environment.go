@@ -1,11 +1,10 @@
 package settings
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/drover/drover/durable"
 )
 
 // Variable is one environment variable.
@@ -18,7 +17,7 @@ func WriteEnvironment(path string, vars []Variable) error {
 	for _, v := range vars {
 		fmt.Fprintf(&b, "export %s=%s\n", v.Name, shellQuote(v.Value))
 	}
-	if err := writeFile(path, []byte(b.String())); err != nil {
+	if err := durable.WriteFile(path, []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write the environment: %w", err)
 	}
 	return nil
@@ -34,24 +33,4 @@ func shellQuote(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// writeFile replaces the file at path, mode 0600, so that a crash at any moment leaves the old content or the new.
-func writeFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/drover/drover/durable"
 )
 
 const (
@@ -80,7 +82,7 @@ func Load(dir, listen string) (*Settings, error) {
 	if bytes.Equal(text, kept) {
 		return s, nil
 	}
-	if err := writeFile(path, text); err != nil {
+	if err := durable.WriteFile(path, text, 0o600); err != nil {
 		return nil, fmt.Errorf("keep the settings: %w", err)
 	}
 	return s, nil

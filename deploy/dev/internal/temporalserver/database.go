@@ -13,6 +13,8 @@ import (
 	sqliteschema "go.temporal.io/server/schema/sqlite"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/drover/drover/durable"
 )
 
 const (
@@ -116,16 +118,7 @@ func moveDatabase(from, to string) error {
 }
 
 func writeStamp(dir string) error {
-	path := filepath.Join(dir, versionFile)
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(Version + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
+	return durable.WriteFile(filepath.Join(dir, versionFile), []byte(Version+"\n"), 0o600)
 }
 
 func fileExists(path string) (bool, error) {
