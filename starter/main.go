@@ -117,7 +117,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	flags := root.PersistentFlags()
 	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
-	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(), c.keyCommand(), c.auditCommand())
+	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
+		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand())
 	return root
 }
 
@@ -158,6 +159,21 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		for i, arg := range args {
 			if arg == "" {
 				return usagef("%s: %s is empty", cmd.CommandPath(), names[i])
+			}
+		}
+		return nil
+	}
+}
+
+// leastArgs demands that many arguments, named for the message; the last may be repeated.
+func leastArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= len(names) {
+			return exactArgs(names...)(cmd, args)
+		}
+		for _, arg := range args {
+			if arg == "" {
+				return usagef("%s: an argument is empty", cmd.CommandPath())
 			}
 		}
 		return nil
