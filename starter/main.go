@@ -118,7 +118,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
 	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
-		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand())
+		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.apiCommand())
 	return root
 }
 
