@@ -70,7 +70,7 @@ func TestAPIUnknownActionsAreSent(t *testing.T) {
 	env["DROVER_ENDPOINT"] = server.URL
 	o := droverWith(t, env, "api", "ListMoons", "--Planet.2.Mass", "7")
 	require.Equal(t, exitOK, o.code, o.stderr)
-	assert.Equal(t, answered, strings.NewReplacer(" ", "", "\n", "").Replace(o.stdout), "the answer as it is: order, numbers, signs")
+	assert.Equal(t, answered, strings.NewReplacer(" ", "", "\n", "").Replace(o.stdout), "the answer as it is: order, numbers, signs") //nolint:testifylint // byte for byte
 
 	e := newEndpoint(t)
 	o = e.drover(t, "api", "MoveMoon")
