@@ -53,9 +53,24 @@ test: build ## run the unit, workflow, replay and acceptance tests
 	cd deploy/dev && $(GOTEST) -vet=off ./...
 	$(GOTEST) -count=1 -timeout 20m ./test/...
 
+# go fuzzes one target at a time. What it finds it writes to the package's testdata/fuzz, and every later test runs it.
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (default 10s) each
+	@packages=$$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); \
+	[ -n "$$packages" ] || { echo 'there is no fuzz target' >&2; exit 1; }; \
+	for package in $$packages; do \
+		targets=$$($(GOTEST) -list '^Fuzz' $$package) || { echo "$$targets"; exit 1; }; \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+			echo "--- $$package $$target"; \
+			$(GOTEST) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
 .PHONY: long
-long: build ## run the acceptance tests that are too slow for CI
+long: build ## run the acceptance tests that are too slow for CI, and every fuzz target for 10 minutes
 	$(GOTEST) -count=1 -timeout 4h -tags long ./test/...
+	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
 .PHONY: histories
 histories: drover-dev ## record the histories that TestReplay replays anew, against a real stack
