@@ -104,7 +104,7 @@ func TestAccessKeys(t *testing.T) {
 	keys, total, err := f.AccessKeys(f.ctx, account, Page{Number: 1, Size: 1})
 	require.NoError(t, err)
 	require.Equal(t, 2, total)
-	require.Equal(t, []AccessKey{{AccessKeyID: "ak-2", Secret: "s", AccountID: account, Policy: "{}", Description: "d", CreatedAt: f.clock.read().Add(-time.Second)}}, keys)
+	require.Equal(t, []AccessKey{{AccessKeyID: "ak-2", AccountID: account, Policy: "{}", Description: "d", CreatedAt: f.clock.read().Add(-time.Second)}}, keys, "and no secrets")
 	require.Equal(t, smc.CodeInvalidAccessKeyIDNotFound, smc.CodeOf(f.DisableAccessKey(f.ctx, account, "ak-3")))
 	require.NoError(t, f.DisableAccessKey(f.ctx, account, "ak-2"))
 	for id, disabled := range map[string]bool{"ak-1": false, "ak-2": true, "ak-3": false} {

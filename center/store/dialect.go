@@ -35,6 +35,8 @@ type dialect interface {
 	conflict(err error) bool
 	// provider makes what brings the schema up to date; unlock is called afterwards.
 	provider(db *sql.DB) (provider *goose.Provider, unlock func(), err error)
+	// scrub rewrites the database's files, so that nothing is left in them of what was there before.
+	scrub(ctx context.Context, db *sql.DB) error
 }
 
 // open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database.
@@ -100,6 +102,21 @@ func (d sqlite) provider(db *sql.DB) (*goose.Provider, func(), error) {
 	return provider, unlock, err
 }
 
+// scrub rewrites the file, and empties the log of writes, which has the old pages.
+func (sqlite) scrub(ctx context.Context, db *sql.DB) error {
+	if _, err := db.ExecContext(ctx, `VACUUM`); err != nil {
+		return err
+	}
+	var busy, pages, written int
+	if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &written); err != nil {
+		return err
+	}
+	if busy != 0 {
+		return errors.New("another process is reading the database")
+	}
+	return nil
+}
+
 // postgres serves processes on any number of machines.
 type postgres struct{}
 
@@ -162,6 +179,16 @@ func (*postgres) provider(db *sql.DB) (*goose.Provider, func(), error) {
 	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrationsOf("postgres"), goose.WithSessionLocker(locker))
 	return provider, func() {}, err
+}
+
+// scrub rewrites the tables that hold secrets. The server's write-ahead log keeps the old pages until it is recycled.
+func (*postgres) scrub(ctx context.Context, db *sql.DB) error {
+	for _, table := range []string{"access_keys", "settings"} {
+		if _, err := db.ExecContext(ctx, `VACUUM FULL `+table); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // database is a pool of connections whose statements are written with ?.

@@ -31,8 +31,9 @@ var ErrSuperseded = errors.New("superseded: the job was moved by another operati
 
 // Store is the center's database. It is safe for concurrent use, also by several processes on one database.
 type Store struct {
-	db  *database
-	now func() time.Time
+	db     *database
+	now    func() time.Time
+	sealer *Sealer // nil: secrets are stored plain
 	// outboxChanged tells of commits that wrote to the outbox, workChanged of commits that gave a source's agent
 	// something new to do.
 	outboxChanged notifier
@@ -45,8 +46,8 @@ type Option func(*Store)
 // WithClock replaces time.Now, for tests.
 func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
 
-// Open opens the database named by databaseURL and brings its schema up to date: sqlite:///absolute/path, whose file and
-// folder are made when absent, or postgres://user:password@host:port/database.
+// Open opens the database named by databaseURL and brings its schema and its secrets up to date: sqlite:///absolute/path, whose file and
+// folder are made when absent, or postgres://user:password@host:port/database. Error: ErrNotOpened.
 func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, error) {
 	db, err := open(databaseURL)
 	if err != nil {
@@ -58,7 +59,7 @@ func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, e
 	}
 	if err := s.migrate(ctx); err != nil {
 		_ = db.Close()
-		return nil, fmt.Errorf("bring the database's schema up to date: %w", err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -66,11 +67,13 @@ func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, e
 func (s *Store) migrate(ctx context.Context) error {
 	provider, unlock, err := s.db.provider(s.db.DB)
 	if err != nil {
-		return err
+		return fmt.Errorf("bring the database's schema up to date: %w", err)
 	}
 	defer unlock()
-	_, err = provider.Up(ctx)
-	return err
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("bring the database's schema up to date: %w", err)
+	}
+	return s.sealSecrets(ctx)
 }
 
 // migrationsOf returns the schema's history for a database.
@@ -112,16 +115,20 @@ func (s *Store) write(ctx context.Context, fn func(*transaction) error) error {
 	return s.db.write(ctx, fn)
 }
 
-// Setting returns the stored value of name; when there is none it stores what generate returns, once for all
+// setting returns the stored value of name; when there is none it stores what generate returns, once for all
 // processes on the database.
-func (s *Store) Setting(ctx context.Context, name string, generate func() string) (string, error) {
+func (s *Store) setting(ctx context.Context, name string, generate func() (string, error)) (string, error) {
 	var value string
 	err := s.db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, name).Scan(&value)
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return value, err
 	}
+	generated, err := generate()
+	if err != nil {
+		return "", err
+	}
 	err = s.write(ctx, func(tx *transaction) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, generate()); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, generated); err != nil {
 			return err
 		}
 		return tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, name).Scan(&value)
@@ -130,15 +137,20 @@ func (s *Store) Setting(ctx context.Context, name string, generate func() string
 }
 
 // DataPlaneKey returns the key that the center and the transition hosts sign session tokens and image tickets with.
-// It is made at first use and lives in the database.
+// It is made at first use and lives in the database, sealed. Error: ErrNotOpened.
 func (s *Store) DataPlaneKey(ctx context.Context) ([]byte, error) {
-	value, err := s.Setting(ctx, "data_plane_key", func() string {
+	place := secretPlace{settingValue, dataPlaneKeyName}
+	stored, err := s.setting(ctx, dataPlaneKeyName, func() (string, error) {
 		key := make([]byte, 32)
 		_, _ = rand.Read(key)
-		return hex.EncodeToString(key)
+		return s.seal(place, hex.EncodeToString(key))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("data plane key: %w", err)
+	}
+	value, err := s.unseal(place, stored)
+	if err != nil {
+		return nil, err
 	}
 	return hex.DecodeString(value)
 }
