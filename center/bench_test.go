@@ -314,4 +314,3 @@ func (c *connection) do(request []byte, keep bool) ([]byte, error) {
 	_, err = io.Copy(io.Discard, response.Body)
 	return nil, err
 }
-

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -62,7 +63,7 @@ func WriteError(w http.ResponseWriter, format Format, requestID, hostID string, 
 
 // write is the one place that knows the forms of answers.
 func write(w http.ResponseWriter, format Format, status int, root, requestID string, body any) error {
-	data, err := json.Marshal(body)
+	data, err := appendJSON(nil, body)
 	contentType := "application/json;charset=utf-8" // without a blank: some clients of the vendor compare the whole
 	if err == nil && format == FormatXML {
 		contentType = "text/xml;charset=utf-8"
@@ -73,6 +74,7 @@ func write(w http.ResponseWriter, format Format, status int, root, requestID str
 		return fmt.Errorf("encoding %s: %w", root, err)
 	}
 	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, err = w.Write(data) //nolint:gosec // encoded above as JSON or XML, and served as such

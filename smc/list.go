@@ -15,12 +15,16 @@ type List[T item] []T
 
 // MarshalJSON writes the nested form; a nil list is an empty one.
 func (l List[T]) MarshalJSON() ([]byte, error) {
-	var zero T
 	items := []T(l)
 	if items == nil {
 		items = []T{}
 	}
-	return json.Marshal(map[string][]T{zero.itemName(): items})
+	return json.Marshal(map[string][]T{l.nestedUnder(): items})
+}
+
+func (List[T]) nestedUnder() string {
+	var zero T
+	return zero.itemName()
 }
 
 // UnmarshalJSON reads the nested form or a bare array.
