@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/drover/drover/smc"
 )
@@ -32,6 +33,20 @@ func scanJob(row rowScanner) (*Job, error) {
 	job.CreatedAt, job.StartedAt, job.EndedAt = fromMillis(created), fromMillis(started), fromMillis(ended)
 	job.ValidUntil, job.ScheduledStartAt = fromMillis(valid), fromMillis(scheduled)
 	return &job, nil
+}
+
+// encodeSpec is the form in which a job's request is stored: what it does not give is left out, so that listing jobs does
+// not read dozens of nulls of each.
+func encodeSpec(spec *smc.CreateReplicationJobRequest) (string, error) {
+	v := reflect.ValueOf(spec).Elem()
+	given := make(map[string]any)
+	for i := range v.NumField() {
+		if !v.Field(i).IsZero() {
+			given[v.Type().Field(i).Name] = v.Field(i).Interface()
+		}
+	}
+	encoded, err := json.Marshal(given)
+	return string(encoded), err
 }
 
 // JobFilter narrows Jobs; empty fields do not filter, the others must all match.
@@ -92,7 +107,7 @@ func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
 	}
 	where := &conditions{}
 	where.in("job_id", ids)
-	rows, err := s.db.QueryContext(ctx, `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
+	rows, err := s.db.QueryContext(toEnd(ctx), `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
 		FROM replication_runs`+where.String()+` ORDER BY job_id, number`, where.args...)
 	if err != nil {
 		return err
@@ -155,14 +170,14 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if jobs >= quota {
 			return smc.Errorf(smc.CodeQuotaExceededReplicationJob, "account %s has %d replication jobs, its quota: delete one first", accountID, jobs)
 		}
-		filled, err := json.Marshal(job.Spec)
+		filled, err := encodeSpec(&job.Spec)
 		if err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
 			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, string(filled), string(job.Status),
+			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status),
 			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID)); err != nil {
 			return err
 		}

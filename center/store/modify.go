@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -31,7 +30,7 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		if err := s.modify(ctx, tx, job, r); err != nil {
 			return err
 		}
-		spec, err := json.Marshal(job.Spec)
+		spec, err := encodeSpec(&job.Spec)
 		if err != nil {
 			return err
 		}
@@ -40,7 +39,7 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		}
 		schedule.ScheduledStartAt = job.ScheduledStartAt
 		_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ? WHERE job_id = ?`,
-			job.Name, job.ImageName, string(spec), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.JobID)
+			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.JobID)
 		return err
 	})
 	return &schedule, err

@@ -189,7 +189,17 @@ func (c *conditions) in(column string, values []string) {
 
 func (c *conditions) String() string { return " WHERE " + strings.Join(c.clauses, " AND ") }
 
+// toEnd is ctx for a read that is bounded, a page or what belongs to one: it is refused when ctx is done, but once begun
+// read to its end. Watching ctx costs SQLite a goroutine and a channel at every row, as much as the row itself.
+func toEnd(ctx context.Context) context.Context {
+	if ctx.Err() != nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
+}
+
 func list[T any](ctx context.Context, db *database, selectRows, table, order string, where *conditions, page Page, scan func(rowScanner) (T, error)) ([]T, int, error) {
+	ctx = toEnd(ctx)
 	var total int
 	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table+where.String(), where.args...).Scan(&total); err != nil {
 		return nil, 0, err

@@ -135,6 +135,7 @@ func (s *Store) ResourceTags(ctx context.Context, accountID, resourceType string
 
 // Tags returns the tags of resources, by resource id, in the order of their keys.
 func (s *Store) Tags(ctx context.Context, ids []string) (map[string][]smc.Tag, error) {
+	ctx = toEnd(ctx)
 	tags := map[string][]smc.Tag{}
 	for chunk := range slices.Chunk(ids, 500) {
 		where := &conditions{}
