@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -148,7 +149,7 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 	spec := &job.Spec
 	shown := smc.ReplicationJob{
 		JobID: job.JobID, SourceID: job.SourceID, Name: job.Name, Description: value(spec.Description), RegionID: job.RegionID,
-		Status: job.Status, TargetType: spec.Target(), Progress: job.Progress, ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo,
+		Status: job.Status, TargetType: spec.Target(), Progress: percent(job.Progress), ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo,
 		CreationTime: smc.FormatTime(job.CreatedAt), ScheduledStartTime: smc.FormatTime(job.ScheduledStartAt),
 		StartTime: smc.FormatTime(job.StartedAt), EndTime: smc.FormatTime(job.EndedAt), ValidTime: smc.FormatTime(job.ValidUntil),
 		ImageName: job.ImageName, ImageID: job.ImageID, RunOnce: job.RunOnce(), SystemDiskSize: value(spec.SystemDiskSize),
@@ -184,6 +185,10 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 	return shown
 }
 
+// percent cuts a progress to two digits after the point: never ahead of the truth, and the vendor's client for Node.js
+// gives its user a number of more than 15 digits as a text.
+func percent(progress float64) float64 { return math.Floor(progress*100) / 100 }
+
 func jobPart(part smc.PartTarget) smc.Part {
 	return smc.Part{Device: value(part.Device), SizeBytes: value(part.SizeBytes), Block: part.BlockOrDefault()}
 }
@@ -194,7 +199,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 		return nil, err
 	}
 	details := &smc.DescribeReplicationJobDetailsResult{
-		JobID: job.JobID, Status: job.Status, Run: job.Run, Progress: job.Progress, EtaSeconds: -1,
+		JobID: job.JobID, Status: job.Status, Run: job.Run, Progress: percent(job.Progress), EtaSeconds: -1,
 		ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo, Sequence: job.Sequence,
 	}
 	if job.Status == smc.StatusRunning {
@@ -210,7 +215,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 		if end.IsZero() {
 			end = c.now
 		}
-		shown.DurationSeconds = max(0, end.Sub(run.StartedAt).Seconds())
+		shown.DurationSeconds = max(0, end.Sub(run.StartedAt).Truncate(time.Millisecond).Seconds())
 		details.Runs = append(details.Runs, shown)
 		if run.Number == job.Run {
 			details.BytesTotal, details.BytesRead, details.BytesSent = run.BytesTotal, run.BytesRead, run.BytesSent
