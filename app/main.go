@@ -90,6 +90,7 @@ func AccountFromEnv(getenv func(string) string) string {
 // ConnectionFlags defines the flags of the servers a process works on.
 func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
 	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL)")
+	flags.StringVar(&c.SecretKeyFile, "secret-key-file", c.SecretKeyFile, "`FILE` of the keys that seal what is secret in the database, a key a line, the first one seals (DROVER_SECRET_KEY_FILE)")
 	flags.StringVar(&c.NATSURL, "nats-url", c.NATSURL, "`URL` of NATS with JetStream (NATS_URL)")
 	flags.StringVar(&c.TemporalAddress, "temporal-address", c.TemporalAddress, "`HOST:PORT` of Temporal (TEMPORAL_ADDRESS)")
 	flags.StringVar(&c.TemporalNamespace, "temporal-namespace", c.TemporalNamespace, "`NAMESPACE` in Temporal (TEMPORAL_NAMESPACE)")

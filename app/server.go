@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,6 +23,8 @@ import (
 type Connections struct {
 	// DatabaseURL is sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL).
 	DatabaseURL string
+	// SecretKeyFile holds the keys that seal what is secret in the database, see store.LoadSealer (DROVER_SECRET_KEY_FILE).
+	SecretKeyFile string
 	// NATSURL may be a list separated by commas (NATS_URL).
 	NATSURL string
 	// TemporalAddress is host:port (TEMPORAL_ADDRESS).
@@ -33,7 +36,7 @@ type Connections struct {
 // ConnectionsFromEnv reads the variables the fields name. getenv is os.Getenv outside tests.
 func ConnectionsFromEnv(getenv func(string) string) Connections {
 	c := Connections{
-		DatabaseURL: getenv("DATABASE_URL"), NATSURL: getenv("NATS_URL"),
+		DatabaseURL: getenv("DATABASE_URL"), SecretKeyFile: getenv("DROVER_SECRET_KEY_FILE"), NATSURL: getenv("NATS_URL"),
 		TemporalAddress: getenv("TEMPORAL_ADDRESS"), TemporalNamespace: getenv("TEMPORAL_NAMESPACE"),
 	}
 	if c.TemporalNamespace == "" {
@@ -53,7 +56,23 @@ func (c Connections) Check() error {
 			return fmt.Errorf("%s is not set: set it, or give --%s", setting.name, setting.flag)
 		}
 	}
+	if c.SecretKeyFile == "" {
+		return errors.New("DROVER_SECRET_KEY_FILE is not set: set it, or give --secret-key-file; for a new center make the file with: openssl rand -base64 32 > FILE")
+	}
 	return nil
+}
+
+// openRecord opens the center's database with its secret keys.
+func (c Connections) openRecord(ctx context.Context, log *zap.Logger) (*store.Store, error) {
+	sealer, err := store.LoadSealer(c.SecretKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	const everyone = 0o007
+	if info, err := os.Stat(c.SecretKeyFile); err == nil && info.Mode()&everyone != 0 {
+		log.Warn("the secret key file is open to every user of this machine: chmod 0600 it", zap.String("file", c.SecretKeyFile))
+	}
+	return store.Open(ctx, c.DatabaseURL, store.WithSealer(sealer))
 }
 
 // ServerConfig is what RunServer needs.
@@ -83,7 +102,7 @@ const shutdownGrace = 3 * time.Second
 
 // RunServer serves the endpoint, the agent API, the relay and the sweeps until ctx is done or a part fails.
 func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error {
-	record, err := store.Open(ctx, config.DatabaseURL)
+	record, err := config.openRecord(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (c *WorkerConfig) Check() error {
 	}
 	connections := c.Connections
 	if !c.keepsRecord() {
-		connections.DatabaseURL = "none" // an orchestrator speaks to the endpoint alone
+		connections.DatabaseURL, connections.SecretKeyFile = "none", "none" // an orchestrator speaks to the endpoint alone
 	}
 	return connections.Check()
 }
@@ -102,7 +102,7 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	var record *store.Store
 	if config.keepsRecord() {
 		var err error
-		if record, err = store.Open(ctx, config.DatabaseURL); err != nil {
+		if record, err = config.openRecord(ctx, log); err != nil {
 			return err
 		}
 		defer func() { _ = record.Close() }()

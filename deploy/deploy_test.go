@@ -117,6 +117,9 @@ func (p process) check(t *testing.T) {
 
 	get := func(name string) string { return p.env[name] }
 	connections := app.ConnectionsFromEnv(get)
+	if file := p.flag("secret-key-file"); file != "" {
+		connections.SecretKeyFile = file
+	}
 	switch p.program {
 	case "drover-server":
 		config := app.ServerConfig{
@@ -203,6 +206,7 @@ type service struct {
 	Environment map[string]string
 	Ports       []string
 	Volumes     []string
+	Secrets     []string
 	DependsOn   dependencies `yaml:"depends_on"`
 	Healthcheck *struct{ Test []string }
 	StopGrace   string `yaml:"stop_grace_period"`
@@ -226,6 +230,7 @@ func (d *dependencies) UnmarshalYAML(node *yaml.Node) error {
 type composeFile struct {
 	Services map[string]service
 	Volumes  map[string]any
+	Secrets  map[string]struct{ File string }
 }
 
 var reference = regexp.MustCompile(`\$\{([A-Z_]+)(?:(:[-?])([^}]*))?\}`)
@@ -288,6 +293,11 @@ func TestComposeStartsOurProgramsAsTheyAre(t *testing.T) {
 			if database := s.Environment["DATABASE_URL"]; database != "" {
 				require.Equal(t, file.Services["drover-server"].Environment["DATABASE_URL"], database, "one record")
 				requireOnVolume(t, s, strings.TrimPrefix(database, "sqlite://"))
+				require.Len(t, s.Secrets, 1)
+				require.Equal(t, "/run/secrets/"+s.Secrets[0], s.Environment["DROVER_SECRET_KEY_FILE"])
+				require.Contains(t, file.Secrets, s.Secrets[0])
+			} else {
+				require.Empty(t, s.Secrets, "it opens no record")
 			}
 			for _, flag := range []string{"data", "state", "disk"} {
 				if dir := p.flag(flag); dir != "" {
@@ -576,6 +586,11 @@ func checkState(t *testing.T, u unit, p process) {
 	}
 	if p.program == "drover-server" || p.program == "drover-worker" && p.flag("role") != app.RoleOrchestrator {
 		within(strings.TrimPrefix(p.env["DATABASE_URL"], "sqlite://"))
+		credential, file, _ := strings.Cut(u.one(t, "LoadCredential"), ":")
+		require.Equal(t, "%d/"+credential, p.flag("secret-key-file"))
+		require.Contains(t, read(t, "systemd/drover.env.example"), "> "+file+")", "it says how the file is made")
+	} else {
+		require.Empty(t, u["Service"]["LoadCredential"], "it opens no record")
 	}
 	if p.flag("transition-url") != "" {
 		require.Equal(t, port(t, p.flag("transition-listen")), port(t, p.flag("transition-url")))

@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/app"
+	"github.com/drover/drover/center/store"
 )
 
 // The settings that are checked are those that the flags and the environment gave.
 func TestSettings(t *testing.T) {
+	keyFile := filepath.Join(t.TempDir(), "secret.key")
+	require.NoError(t, store.MakeKeyFile(keyFile))
 	complete := map[string]string{
-		"DATABASE_URL": "mysql://refused", "NATS_URL": "nats://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1",
+		"DROVER_SECRET_KEY_FILE": keyFile,
+		"DATABASE_URL":           "mysql://refused", "NATS_URL": "nats://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1",
 		"DROVER_REGION": "local", "ALIBABA_CLOUD_ACCESS_KEY_ID": "key", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "secret",
 	}
 	for _, c := range []struct {
@@ -33,6 +38,8 @@ func TestSettings(t *testing.T) {
 		{"a quota below none", []string{"--job-quota", "-1"}, "", app.ExitUsage, "--job-quota"},
 		{"unknown flag", []string{"--regoin", "x"}, "", app.ExitUsage, "regoin"},
 		{"an argument", []string{"start"}, "", app.ExitUsage, "start"},
+		{"no secret key", nil, "DROVER_SECRET_KEY_FILE", app.ExitUsage, "openssl rand -base64 32"},
+		{"a secret key file that is not there", []string{"--secret-key-file", "/missing/secret.key"}, "", app.ExitFailed, "/missing/secret.key"},
 		{"help", []string{"--help"}, "", app.ExitOK, "--database-url"},
 		{"version", []string{"--version"}, "", app.ExitOK, "drover-server"},
 	} {

@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/app"
+	"github.com/drover/drover/center/store"
 )
 
 // The settings that are checked are those that the flags and the environment gave.
 func TestSettings(t *testing.T) {
+	keyFile := filepath.Join(t.TempDir(), "secret.key")
+	require.NoError(t, store.MakeKeyFile(keyFile))
 	complete := map[string]string{
-		"DATABASE_URL": "mysql://refused", "NATS_URL": "nats://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1",
+		"DROVER_SECRET_KEY_FILE": keyFile,
+		"DATABASE_URL":           "mysql://refused", "NATS_URL": "nats://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1",
 		"DROVER_REGION": "local", "DROVER_ENDPOINT": "http://127.0.0.1:1", "ALIBABA_CLOUD_ACCESS_KEY_ID": "key", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "secret",
 	}
 	for _, c := range []struct {
@@ -30,6 +35,8 @@ func TestSettings(t *testing.T) {
 		{"transition", []string{"--role", "center,transition", "--data", "unused"}, "", app.ExitFailed, "mysql://refused"},
 		{"orchestrator without an endpoint", []string{"--role", "orchestrator"}, "DROVER_ENDPOINT", app.ExitUsage, "DROVER_ENDPOINT"},
 		{"orchestrator without Temporal", []string{"--role", "orchestrator"}, "TEMPORAL_ADDRESS", app.ExitUsage, "--temporal-address"},
+		{"center without a secret key", []string{"--role", "center"}, "DROVER_SECRET_KEY_FILE", app.ExitUsage, "--secret-key-file"},
+		{"orchestrator without a secret key and Temporal", []string{"--role", "orchestrator", "--temporal-address", ""}, "DROVER_SECRET_KEY_FILE", app.ExitUsage, "TEMPORAL_ADDRESS"},
 		{"help", []string{"--help"}, "", app.ExitOK, "--transition-url"},
 		{"version", []string{"--version"}, "", app.ExitOK, "drover-worker"},
 	} {

@@ -14,7 +14,7 @@ import (
 // runDrover runs the center and the transition host in this process.
 func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error {
 	connections := app.Connections{
-		DatabaseURL: cfg.DatabaseURL, NATSURL: cfg.NATSURL,
+		DatabaseURL: cfg.DatabaseURL, SecretKeyFile: cfg.SecretKeyFile, NATSURL: cfg.NATSURL,
 		TemporalAddress: cfg.TemporalAddress, TemporalNamespace: cfg.TemporalNamespace,
 	}
 	group, ctx := errgroup.WithContext(ctx)

@@ -212,11 +212,17 @@ func TestKilledStackContinues(t *testing.T) {
 	env := environment(t, dir)
 	for _, name := range []string{
 		"DROVER_ENDPOINT", "DROVER_REGION", "DROVER_ACCOUNT", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
-		"NATS_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "DATABASE_URL",
+		"NATS_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "DATABASE_URL", "DROVER_SECRET_KEY_FILE",
 	} {
 		assert.NotEmpty(t, env[name], name)
 	}
 	assert.True(t, given(t, env).RebuildEntities, "the first database is a fresh one")
+	assert.Equal(t, filepath.Join(dir, "secret.key"), given(t, env).SecretKeyFile)
+	info, err := os.Stat(env["DROVER_SECRET_KEY_FILE"])
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode(), "mode of the secret key")
+	secretKey, err := os.ReadFile(env["DROVER_SECRET_KEY_FILE"])
+	require.NoError(t, err)
 
 	// A workflow that waits in the middle, and messages nobody has read.
 	c := dialTemporal(t, env)
@@ -235,6 +241,9 @@ func TestKilledStackContinues(t *testing.T) {
 
 	p = start(t, dir) // neither port is given: both are kept
 	require.Equal(t, env, environment(t, dir), "addresses and keys are those of the first start")
+	kept, err := os.ReadFile(env["DROVER_SECRET_KEY_FILE"])
+	require.NoError(t, err)
+	assert.Equal(t, secretKey, kept, "the secret key is that of the first start")
 	assert.False(t, given(t, env).RebuildEntities, "the database is the one of the first start")
 	stream, err := dialStream(t, env).Stream(ctx, "S")
 	require.NoError(t, err)

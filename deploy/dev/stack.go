@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/deploy/dev/internal/natsserver"
 	"github.com/drover/drover/deploy/dev/internal/settings"
 	"github.com/drover/drover/deploy/dev/internal/temporalserver"
@@ -48,8 +49,9 @@ type droverFunc func(ctx context.Context, cfg droverConfig, logger *zap.Logger) 
 // droverConfig is what Drover needs to know of the servers it runs on.
 type droverConfig struct {
 	Settings *settings.Settings
-	// DatabaseURL, NATSURL, TemporalAddress and TemporalNamespace have the form of the environment variables of that name.
+	// DatabaseURL, SecretKeyFile, NATSURL, TemporalAddress and TemporalNamespace have the form of the environment variables of that name.
 	DatabaseURL       string
+	SecretKeyFile     string
 	NATSURL           string
 	TemporalAddress   string
 	TemporalNamespace string
@@ -74,6 +76,7 @@ func (c droverConfig) environment() []settings.Variable {
 		{Name: "TEMPORAL_ADDRESS", Value: c.TemporalAddress},
 		{Name: "TEMPORAL_NAMESPACE", Value: c.TemporalNamespace},
 		{Name: "DATABASE_URL", Value: c.DatabaseURL},
+		{Name: "DROVER_SECRET_KEY_FILE", Value: c.SecretKeyFile},
 	}
 }
 
@@ -141,6 +144,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	dc := droverConfig{
 		Settings:          set,
 		DatabaseURL:       (&url.URL{Scheme: "sqlite", Path: filepath.Join(dir, "center", "center.db")}).String(),
+		SecretKeyFile:     filepath.Join(dir, "secret.key"),
 		NATSURL:           nats.URL(),
 		TemporalAddress:   temporal.Address(),
 		TemporalNamespace: temporalserver.DefaultNamespace,
@@ -152,6 +156,10 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("make the data directory: %w", err)
 		}
+	}
+	// Not in the folder of the database: who takes that away has not the key.
+	if err := store.MakeKeyFile(dc.SecretKeyFile); err != nil {
+		return fmt.Errorf("make the secret key: %w", err)
 	}
 	c := startCenter(ctx, drover, dc, logger)
 	defer func() { err = errors.Join(err, within(stopCenterTimeout, c.stop)) }()
