@@ -74,7 +74,7 @@ func openSQLite(u *url.URL) (*database, error) {
 	db.SetMaxOpenConns(8)
 	db.SetMaxIdleConns(8)
 	// SQLite has a single writer anyway; queueing in the process is fair and wakes at once, its busy handler polls.
-	return &database{DB: db, dialect: sqlite{u.Path}, writers: make(chan struct{}, 1)}, nil
+	return &database{DB: db, dialect: sqlite{u.Path}, writers: make(chan struct{}, 1), statements: &statements{}}, nil
 }
 
 func (sqlite) rebind(query string) string  { return query }
@@ -197,28 +197,8 @@ type database struct {
 	dialect
 	// writers admits as many write transactions of this process at a time as help.
 	writers chan struct{}
-}
-
-func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return d.DB.QueryContext(ctx, d.rebind(query), args...)
-}
-
-func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
-}
-
-// transaction is a write transaction whose statements are written with ?.
-type transaction struct {
-	*sql.Tx
-	dialect
-}
-
-func (t *transaction) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return t.Tx.ExecContext(ctx, t.rebind(query), args...)
-}
-
-func (t *transaction) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return t.Tx.QueryRowContext(ctx, t.rebind(query), args...)
+	// statements are kept prepared; nil where the driver does it.
+	statements *statements
 }
 
 // conflictRetries is how often a transaction is run again that failed because of others. Each failure means that
@@ -246,7 +226,7 @@ func (d *database) try(ctx context.Context, fn func(*transaction) error) error {
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := fn(&transaction{Tx: tx, dialect: d.dialect}); err != nil {
+	if err := fn(&transaction{Tx: tx, dialect: d.dialect, db: d}); err != nil {
 		_ = tx.Rollback()
 		return err
 	}
