@@ -31,7 +31,7 @@ func (s *statements) of(ctx context.Context, db *sql.DB, query string) *sql.Stmt
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if other := s.known[query]; other != nil {
-		_ = stmt.Close()
+		_ = stmt.Close() //nolint:sqlclosecheck // the one that is not kept
 		return other
 	}
 	if s.known == nil {
@@ -51,7 +51,7 @@ func (d *database) prepared(ctx context.Context, query string) *sql.Stmt {
 
 // QueryContext runs a statement written with ?.
 func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if stmt := d.prepared(ctx, query); stmt != nil {
+	if stmt := d.prepared(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
 		return stmt.QueryContext(ctx, args...)
 	}
 	return d.DB.QueryContext(ctx, d.rebind(query), args...)
@@ -59,7 +59,7 @@ func (d *database) QueryContext(ctx context.Context, query string, args ...any) 
 
 // QueryRowContext runs a statement written with ?.
 func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if stmt := d.prepared(ctx, query); stmt != nil {
+	if stmt := d.prepared(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
 		return stmt.QueryRowContext(ctx, args...)
 	}
 	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
@@ -75,7 +75,7 @@ type transaction struct {
 // ExecContext runs a statement written with ?.
 func (t *transaction) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	if stmt := t.db.prepared(ctx, query); stmt != nil {
-		return t.StmtContext(ctx, stmt).ExecContext(ctx, args...)
+		return t.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.ExecContext(ctx, t.rebind(query), args...)
 }
@@ -83,7 +83,7 @@ func (t *transaction) ExecContext(ctx context.Context, query string, args ...any
 // QueryRowContext runs a statement written with ?.
 func (t *transaction) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if stmt := t.db.prepared(ctx, query); stmt != nil {
-		return t.StmtContext(ctx, stmt).QueryRowContext(ctx, args...)
+		return t.StmtContext(ctx, stmt).QueryRowContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.QueryRowContext(ctx, t.rebind(query), args...)
 }
