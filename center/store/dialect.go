@@ -79,9 +79,14 @@ func openSQLite(u *url.URL) (*database, error) {
 
 func (sqlite) rebind(query string) string  { return query }
 func (sqlite) greatest(a, b string) string { return "MAX(" + a + ", " + b + ")" }
-func (sqlite) nextChange() string          { return `(SELECT COALESCE(MAX(change), 0) + 1 FROM sync_sessions)` }
-func (sqlite) begin() *sql.TxOptions       { return nil }
-func (sqlite) conflict(error) bool         { return false } // a transaction is immediate: it has no other beside it
+
+// The clock carries the number past those that went away with their sessions: who follows looks for greater ones only.
+func (sqlite) nextChange() string {
+	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM sync_sessions)`
+}
+
+func (sqlite) begin() *sql.TxOptions { return nil }
+func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
 
 func (d sqlite) provider(db *sql.DB) (*goose.Provider, func(), error) {
 	// Processes that open a database at the same moment take turns.
