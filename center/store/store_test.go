@@ -560,6 +560,28 @@ func TestWork(t *testing.T) {
 	expect("")
 }
 
+// Who follows is told of a change also when the sessions with the newest changes before it are gone.
+func TestFollowPastSessionsThatAreGone(t *testing.T) {
+	f := newFixture(t)
+	var outbox, change int64
+	for _, name := range []string{"web-1", "web-2", "web-3"} {
+		source := f.source(name)
+		id := f.create(spec(source.SourceID))
+		f.start(id, "start "+name, smc.TriggerStart)
+		require.NoError(t, f.BeginSync(f.ctx, id, "sync "+name, 1, hostURL, 1))
+		told, done := f.WorkChanged(source.SourceID)
+		require.NoError(t, f.follow(f.ctx, &outbox, &change))
+		select {
+		case <-told:
+		default:
+			t.Errorf("nobody is told of the session of %s", name)
+		}
+		done()
+		_, err := f.db.ExecContext(f.ctx, `DELETE FROM sync_sessions`)
+		require.NoError(t, err)
+	}
+}
+
 func TestSourcesFollowTheirJobsAndTheirHeartbeats(t *testing.T) {
 	f := newFixture(t)
 	source := f.source("web")
