@@ -189,6 +189,7 @@ func (s *bench) compare(b *testing.B, operation smc.AnyOperation, clients int, r
 	center.report(b, "")
 	bare.report(b, "bare-")
 	b.ReportMetric(center.rate()/bare.rate(), "of-bare")
+	b.ReportMetric(float64(len(body)), "answer-B")
 }
 
 // sign makes requests as they are sent, so that the clients do nothing but send them.
