@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
@@ -108,7 +110,7 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 	c.touched(e.resource(c, typeJob, jobID))
 	// The job is in the store: it exists, whatever becomes of this. The sweep starts what could not be started here.
 	if err := e.Engine.Begin(ctx, jobID); err != nil {
-		c.log.Warn("entity not started, the sweep will start it", jobField(jobID), errorField(err))
+		c.log.Warn("entity not started, the sweep will start it", zap.String("job_id", jobID), zap.Error(err))
 	}
 	return &smc.CreateReplicationJobResult{JobID: jobID}, nil
 }

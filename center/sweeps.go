@@ -12,9 +12,6 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-func jobField(jobID string) zap.Field { return zap.String("job_id", jobID) }
-func errorField(err error) zap.Field  { return zap.Error(err) }
-
 // How often the sweeps look.
 const (
 	entitySweep  = 5 * time.Second
@@ -73,10 +70,10 @@ func BeginMissing(ctx context.Context, record *store.Store, engine Engine, log *
 	for _, id := range ids {
 		switch err := engine.Begin(ctx, id); {
 		case err == nil:
-			log.Info("entity started by the sweep", jobField(id))
+			log.Info("entity started by the sweep", zap.String("job_id", id))
 		case errors.Is(err, store.ErrNotFound): // deleted meanwhile
 		case ctx.Err() == nil:
-			log.Warn("entity not started, the next sweep tries again", jobField(id), zap.Error(err))
+			log.Warn("entity not started, the next sweep tries again", zap.String("job_id", id), zap.Error(err))
 			return
 		}
 	}

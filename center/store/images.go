@@ -49,16 +49,6 @@ func (s *Store) Image(ctx context.Context, accountID, imageID string) (*Image, e
 	return scanImage(s.db.QueryRowContext(ctx, selectImage+` WHERE account_id = ? AND image_id = ?`, accountID, imageID))
 }
 
-// ImageOfRun returns the id that the image of a run has or will have: the recorded one, else a new one.
-func (s *Store) ImageOfRun(ctx context.Context, jobID string, run int) (string, error) {
-	var id string
-	err := s.db.QueryRowContext(ctx, `SELECT image_id FROM images WHERE job_id = ? AND run = ?`, jobID, run).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", ErrNotFound
-	}
-	return id, err
-}
-
 // ImagesOverLimit returns the earliest images of a job beyond the newest keep (CONTRACT: MaxNumberOfImageToKeep).
 func (s *Store) ImagesOverLimit(ctx context.Context, jobID string, keep int) ([]*Image, error) {
 	rows, err := s.db.QueryContext(ctx, selectImage+` WHERE job_id = ? ORDER BY run DESC LIMIT 1000000 OFFSET ?`, jobID, keep)

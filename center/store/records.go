@@ -32,7 +32,7 @@ type Job struct {
 }
 
 // RunOnce reports whether the job is a one-time job.
-func (j *Job) RunOnce() bool { return j.Spec.RunOnce == nil || *j.Spec.RunOnce }
+func (j *Job) RunOnce() bool { return j.Spec.RunsOnce() }
 
 // Final reports whether the current run is the last one: a one-time job, or the last run of a cutover.
 func (j *Job) Final() bool { return j.RunOnce() || j.CutOver != CutOverNone }

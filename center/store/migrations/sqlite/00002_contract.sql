@@ -25,7 +25,6 @@ CREATE TABLE workgroups (
     account_id   TEXT NOT NULL,
     name         TEXT NOT NULL,
     description  TEXT NOT NULL,
-    client_token TEXT NOT NULL DEFAULT '',
     created_at   BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX workgroups_name ON workgroups (account_id, name);
