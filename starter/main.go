@@ -210,8 +210,12 @@ func (c *cli) client() (*smc.Client, error) {
 
 // clientWithRegion is client for what takes a region.
 func (c *cli) clientWithRegion() (*smc.Client, error) {
-	if c.getenv(smc.EnvRegion) == "" {
+	client, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	if client.RegionID() == "" { // neither the environment nor the profile names one
 		return nil, usagef("not set in the environment: %s", smc.EnvRegion)
 	}
-	return c.client()
+	return client, nil
 }
