@@ -11,30 +11,34 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-// runDrover runs the center and the transition host in this process.
+// runDrover runs the server and the worker in this process, or the one of them that is wanted.
 func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error {
 	connections := app.Connections{
 		DatabaseURL: cfg.DatabaseURL, SecretKeyFile: cfg.SecretKeyFile, NATSURL: cfg.NATSURL,
 		TemporalAddress: cfg.TemporalAddress, TemporalNamespace: cfg.TemporalNamespace,
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return app.RunServer(ctx, app.ServerConfig{
-			Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
-			AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
-		}, logger.Named("server"))
-	})
-	group.Go(func() error {
-		return app.RunWorker(ctx, app.WorkerConfig{
-			Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
-			Orchestrator: app.OrchestratorConfig{
-				SMC: smc.Config{
-					Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
-					AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret,
+	if cfg.Server {
+		group.Go(func() error {
+			return app.RunServer(ctx, app.ServerConfig{
+				Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
+				AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
+			}, logger.Named("server"))
+		})
+	}
+	if len(cfg.Roles) > 0 {
+		group.Go(func() error {
+			return app.RunWorker(ctx, app.WorkerConfig{
+				Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+				Orchestrator: app.OrchestratorConfig{
+					SMC: smc.Config{
+						Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
+						AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret,
+					},
+					AccountID: cfg.Settings.AccountID, Bridge: os.Getenv("DROVER_BRIDGE") != "off",
 				},
-				AccountID: cfg.Settings.AccountID, Bridge: os.Getenv("DROVER_BRIDGE") != "off",
-			},
-		}, logger.Named("worker"))
-	})
+			}, logger.Named("worker"))
+		})
+	}
 	return group.Wait()
 }

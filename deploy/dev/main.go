@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -58,7 +57,7 @@ func newCommand(drover droverFunc) *cobra.Command {
 	var cfg stackConfig
 	var logLevel, logFormat string
 	cmd := &cobra.Command{
-		Use:   "drover-dev --data DIR [--listen HOST:PORT]",
+		Use:   "drover-dev --data DIR [--listen HOST:PORT] [--parts PARTS]",
 		Short: "Drover on one machine: Temporal, NATS, the center and a transition host in one process",
 		Long: `Drover on one machine: Temporal, NATS, the center and a transition host in one process.
 
@@ -68,6 +67,13 @@ has written DIR/dev.env, which makes the drover command work:
   drover-dev --data ./data &
   . ./data/dev.env
   drover source list
+
+Any number of drover-dev may share one DIR when each serves other parts of it; they find each other there. The
+servers alone, for a drover-server and a drover-worker of your own:
+
+  drover-dev --data ./data --parts temporal,nats &
+  . ./data/dev.env
+  drover-server & drover-worker --role center,transition --data ./data/images &
 
 SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 		Version:       app.Version(),
@@ -80,18 +86,8 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cfg.dir == "" {
-				return usageError{errors.New("--data DIR is required: the directory to keep everything in")}
-			}
-			for _, role := range []string{app.RoleCenter, app.RoleTransition} {
-				if !slices.Contains(cfg.roles, role) {
-					return usageError{fmt.Errorf("--roles: the role %s is needed; only %s may be left to a worker of its own", role, app.RoleOrchestrator)}
-				}
-			}
-			for _, role := range cfg.roles {
-				if !slices.Contains(app.Roles(), role) {
-					return usageError{fmt.Errorf("--roles: there is no role %q", role)}
-				}
+			if err := cfg.check(cmd.Flags().Changed); err != nil {
+				return usageError{err}
 			}
 			logger, err := app.NewLogger(logLevel, logFormat)
 			if err != nil {
@@ -112,6 +108,7 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 	flags.SortFlags = false
 	flags.StringVar(&cfg.dir, "data", "", "keep everything in `DIR` (made when absent)")
 	flags.StringVar(&cfg.listen, "listen", "", "address of the endpoint, `HOST:PORT`; port 0 takes a free one and keeps it\n(default: that of the last start, at first "+defaultListen+")")
+	flags.StringSliceVar(&cfg.parts, "parts", parts(), "serve only these `PARTS`: the servers temporal and nats, what a drover-server does, and what\na drover-worker does; the others are served by other processes")
 	flags.StringSliceVar(&cfg.roles, "roles", app.Roles(), "`ROLES` of the worker in this process; without orchestrator, a drover-worker of its own\nwith that role takes the fleets")
 	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")
 	flags.StringVar(&logFormat, "log-format", "auto", "console, json, or auto: console on a terminal, json elsewhere")

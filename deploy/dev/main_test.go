@@ -47,11 +47,17 @@ func TestMain(m *testing.M) {
 
 // standIn listens where the center does and answers every request with the configuration it was given.
 func standIn(ctx context.Context, cfg droverConfig, _ *zap.Logger) error {
-	transition, err := net.Listen("tcp", cfg.Settings.TransitionListen())
-	if err != nil {
-		return err
+	if len(cfg.Roles) > 0 {
+		transition, err := net.Listen("tcp", cfg.Settings.TransitionListen())
+		if err != nil {
+			return err
+		}
+		defer transition.Close()
 	}
-	defer transition.Close()
+	if !cfg.Server {
+		<-ctx.Done()
+		return nil
+	}
 	srv := &http.Server{
 		Addr: cfg.Settings.Listen,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -72,6 +78,7 @@ type process struct {
 	cmd    *exec.Cmd
 	stdout *bufio.Reader
 	stderr bytes.Buffer
+	ready  string // the line it printed when it was
 }
 
 func command(ctx context.Context, args ...string) *exec.Cmd {
@@ -82,6 +89,13 @@ func command(ctx context.Context, args ...string) *exec.Cmd {
 
 // start starts drover-dev on dir and waits for its ready line.
 func start(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	p := launch(t, dir, args...)
+	p.awaitReady(t)
+	return p
+}
+
+func launch(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: command(t.Context(), append([]string{"--data", dir}, args...)...)}
 	out, err := p.cmd.StdoutPipe()
@@ -94,13 +108,17 @@ func start(t *testing.T, dir string, args ...string) *process {
 			p.kill(t)
 		}
 	})
+	return p
+}
+
+func (p *process) awaitReady(t *testing.T) {
+	t.Helper()
 	line, err := p.stdout.ReadString('\n')
 	if err != nil {
 		_ = p.cmd.Wait()
 		t.Fatalf("drover-dev ended before it was ready: %v\n%s", err, p.stderr.String())
 	}
-	require.Contains(t, line, "drover-dev ready: endpoint http://127.0.0.1:")
-	return p
+	p.ready = line
 }
 
 func (p *process) kill(t *testing.T) {
@@ -209,6 +227,7 @@ func TestKilledStackContinues(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), slow)
 	defer cancel()
 	p := start(t, dir, "--listen", "127.0.0.1:0")
+	require.Contains(t, p.ready, "drover-dev ready: endpoint http://127.0.0.1:")
 	env := environment(t, dir)
 	for _, name := range []string{
 		"DROVER_ENDPOINT", "DROVER_REGION", "DROVER_ACCOUNT", "ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
@@ -287,6 +306,50 @@ func TestAnotherServerVersionStartsAfresh(t *testing.T) {
 	assert.False(t, given(t, env).RebuildEntities, "they were rebuilt before the stack was ready")
 }
 
+// The parts of a stack in processes of their own: each can be killed and started again without the others.
+func TestPartsInProcessesOfTheirOwn(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), slow)
+	defer cancel()
+	servers := start(t, dir, "--parts", "temporal,nats")
+	require.Contains(t, servers.ready, "drover-dev ready: temporal and nats, data "+dir)
+	alone := environment(t, dir)
+	assert.FileExists(t, alone["DROVER_SECRET_KEY_FILE"], "a drover-server of the user's needs it")
+	assert.Equal(t, "http://127.0.0.1:7700", alone["DROVER_ENDPOINT"], "where a drover-server listens by itself")
+	_, err := dialTemporal(t, alone).ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "w", TaskQueue: taskQueue}, twoSignals)
+	require.NoError(t, err)
+
+	worker := start(t, dir, "--parts", "worker", "--roles", "center,transition")
+	require.Contains(t, worker.ready, "drover-dev ready: worker of ")
+	server := start(t, dir, "--parts", "server", "--listen", "127.0.0.1:0")
+	require.Contains(t, server.ready, "drover-dev ready: endpoint http://127.0.0.1:")
+	env := environment(t, dir)
+	assert.NotEqual(t, alone["DROVER_ENDPOINT"], env["DROVER_ENDPOINT"])
+	cfg := given(t, env)
+	assert.True(t, cfg.Server)
+	assert.Empty(t, cfg.Roles)
+	assert.True(t, cfg.RebuildEntities, "Temporal's database is a fresh one, whoever serves it")
+	assert.Equal(t, env["NATS_URL"], cfg.NATSURL)
+	assert.Equal(t, env["TEMPORAL_ADDRESS"], cfg.TemporalAddress)
+	out, err := command(t.Context(), "--data", dir, "--parts", "nats").CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "its part nats is in use by another drover-dev (process "+strconv.Itoa(servers.cmd.Process.Pid)+")")
+
+	// The server waits for Temporal, and the entities were rebuilt.
+	servers.kill(t)
+	server.kill(t)
+	server = launch(t, dir, "--parts", "server")
+	servers = start(t, dir, "--parts", "temporal,nats")
+	server.awaitReady(t)
+	assert.Equal(t, env, environment(t, dir), "addresses and keys are those of the first start")
+	assert.False(t, given(t, env).RebuildEntities)
+	_, err = dialTemporal(t, env).DescribeWorkflowExecution(ctx, "w", "")
+	require.NoError(t, err)
+	for _, p := range []*process{server, worker, servers} {
+		p.terminate(t, syscall.SIGTERM)
+	}
+}
+
 func TestSecondInstanceIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, dir, "--listen", "127.0.0.1:0")
@@ -294,7 +357,7 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
 	assert.Equal(t, app.ExitFailed, exit.ExitCode())
-	assert.Contains(t, string(out), "in use by another drover-dev (process "+strconv.Itoa(p.cmd.Process.Pid)+")")
+	assert.Contains(t, string(out), "its part temporal is in use by another drover-dev (process "+strconv.Itoa(p.cmd.Process.Pid)+")")
 }
 
 func TestBusyPortIsNamed(t *testing.T) {
@@ -321,10 +384,14 @@ func TestFailingCenterEndsTheStack(t *testing.T) {
 
 func TestWrongUsage(t *testing.T) {
 	for name, args := range map[string][]string{
-		"no data":       {},
-		"unknown flag":  {"--data", "x", "--colour"},
-		"an argument":   {"--data", "x", "y"},
-		"unknown level": {"--data", "x", "--log-level", "loud"},
+		"no data":                          {},
+		"unknown flag":                     {"--data", "x", "--colour"},
+		"an argument":                      {"--data", "x", "y"},
+		"unknown level":                    {"--data", "x", "--log-level", "loud"},
+		"unknown part":                     {"--data", "x", "--parts", "temporal,redis"},
+		"no part":                          {"--data", "x", "--parts", ""},
+		"an address of what is not served": {"--data", "x", "--parts", "nats", "--listen", "127.0.0.1:0"},
+		"roles of what is not served":      {"--data", "x", "--parts", "nats", "--roles", "center,transition"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

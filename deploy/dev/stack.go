@@ -11,11 +11,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/drover/drover/app"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/deploy/dev/internal/natsserver"
 	"github.com/drover/drover/deploy/dev/internal/settings"
@@ -24,6 +27,7 @@ import (
 
 const (
 	defaultListen = settings.DefaultListen
+	secretKeyFile = "secret.key"
 
 	// startTimeout bounds the start of all servers: a small machine under load needs a fraction of it.
 	startTimeout = 2 * time.Minute
@@ -37,13 +41,62 @@ const (
 // errStopped is the cause of a context that a signal ended.
 var errStopped = errors.New("stopped by a signal")
 
+// The parts of a stack. One process serves all of them, or several share a data directory.
+const (
+	partTemporal = "temporal"
+	partNATS     = "nats"
+	partServer   = "server"
+	partWorker   = "worker"
+)
+
+func parts() []string { return []string{partTemporal, partNATS, partServer, partWorker} }
+
 type stackConfig struct {
 	dir    string
-	listen string // empty: as at the last start
-	roles  []string
+	listen string   // empty: as at the last start
+	parts  []string // that this process serves
+	roles  []string // of the worker
 }
 
-// droverFunc runs the center and the transition host in this process until ctx is done, and returns when both have drained.
+// check reports what is wrong with the flags; given tells which of them the user gave.
+func (c *stackConfig) check(given func(flag string) bool) error {
+	if c.dir == "" {
+		return errors.New("--data DIR is required: the directory to keep everything in")
+	}
+	if len(c.parts) == 0 {
+		return fmt.Errorf("--parts: name at least one of %s", strings.Join(parts(), ", "))
+	}
+	for _, part := range c.parts {
+		if !slices.Contains(parts(), part) {
+			return fmt.Errorf("--parts: there is no part %q, only %s", part, strings.Join(parts(), ", "))
+		}
+	}
+	if given("listen") && !c.serves(partServer) {
+		return fmt.Errorf("--listen is the address of the endpoint, which the part %s serves: leave it out, or add that to --parts", partServer)
+	}
+	if !c.serves(partWorker) {
+		if given("roles") {
+			return fmt.Errorf("--roles are those of the part %s: leave it out, or add that to --parts", partWorker)
+		}
+		c.roles = nil
+		return nil
+	}
+	for _, role := range []string{app.RoleCenter, app.RoleTransition} {
+		if !slices.Contains(c.roles, role) {
+			return fmt.Errorf("--roles: the role %s is needed; only %s may be left to a worker of its own", role, app.RoleOrchestrator)
+		}
+	}
+	for _, role := range c.roles {
+		if !slices.Contains(app.Roles(), role) {
+			return fmt.Errorf("--roles: there is no role %q", role)
+		}
+	}
+	return nil
+}
+
+func (c *stackConfig) serves(part string) bool { return slices.Contains(c.parts, part) }
+
+// droverFunc runs the server, the worker or both in this process until ctx is done, and returns when both have drained.
 type droverFunc func(ctx context.Context, cfg droverConfig, logger *zap.Logger) error
 
 // droverConfig is what Drover needs to know of the servers it runs on.
@@ -55,7 +108,9 @@ type droverConfig struct {
 	NATSURL           string
 	TemporalAddress   string
 	TemporalNamespace string
-	// Roles are those of the worker in this process.
+	// Server says that the server is wanted.
+	Server bool
+	// Roles are those of the worker in this process; without any there is none.
 	Roles []string
 	// ImagesDir is the root of the transition host's data.
 	ImagesDir string
@@ -89,7 +144,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockParts(dir, cfg.parts)
 	if err != nil {
 		return err
 	}
@@ -101,11 +156,11 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 			err = nil
 		}
 	}()
-	set, err := settings.Load(dir, cfg.listen)
+	set, err := cfg.setUp(dir)
 	if err != nil {
 		return err
 	}
-	if host, _, _ := net.SplitHostPort(set.Listen); !net.ParseIP(host).IsLoopback() && host != "localhost" {
+	if host, _, _ := net.SplitHostPort(set.Listen); cfg.serves(partServer) && !net.ParseIP(host).IsLoopback() && host != "localhost" {
 		logger.Warn("the endpoint listens beyond loopback, without TLS: whoever can listen in sees tokens and data",
 			zap.String("listen", set.Listen))
 	}
@@ -114,21 +169,20 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	defer cancelStart()
 	var nats *natsserver.Server
 	var temporal *temporalserver.Server
+	temporalDir := filepath.Join(dir, "temporal")
 	group, groupCtx := errgroup.WithContext(startCtx)
-	group.Go(func() (err error) {
-		nats, err = natsserver.Start(groupCtx, natsserver.Options{
-			Dir:  filepath.Join(dir, "nats"),
-			Port: set.Ports.NATS,
-		}, logger.Named("nats"))
-		return err
-	})
-	group.Go(func() (err error) {
-		temporal, err = temporalserver.Start(groupCtx, temporalserver.Options{
-			Dir:  filepath.Join(dir, "temporal"),
-			Port: set.Ports.Temporal,
-		}, logger.Named("temporal"))
-		return err
-	})
+	if cfg.serves(partNATS) {
+		group.Go(func() (err error) {
+			nats, err = natsserver.Start(groupCtx, natsserver.Options{Dir: filepath.Join(dir, "nats"), Port: set.Ports.NATS}, logger.Named("nats"))
+			return err
+		})
+	}
+	if cfg.serves(partTemporal) {
+		group.Go(func() (err error) {
+			temporal, err = temporalserver.Start(groupCtx, temporalserver.Options{Dir: temporalDir, Port: set.Ports.Temporal}, logger.Named("temporal"))
+			return err
+		})
+	}
 	startErr := group.Wait()
 	// Deferred calls run last to first: Temporal stops before NATS.
 	if nats != nil {
@@ -144,36 +198,50 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	dc := droverConfig{
 		Settings:          set,
 		DatabaseURL:       (&url.URL{Scheme: "sqlite", Path: filepath.Join(dir, "center", "center.db")}).String(),
-		SecretKeyFile:     filepath.Join(dir, "secret.key"),
-		NATSURL:           nats.URL(),
-		TemporalAddress:   temporal.Address(),
+		SecretKeyFile:     filepath.Join(dir, secretKeyFile),
+		NATSURL:           set.NATSURL(),
+		TemporalAddress:   set.TemporalAddress(),
 		TemporalNamespace: temporalserver.DefaultNamespace,
+		Server:            cfg.serves(partServer),
 		Roles:             cfg.roles,
 		ImagesDir:         filepath.Join(dir, "images"),
-		RebuildEntities:   temporal.Fresh(),
 	}
-	for _, d := range []string{filepath.Join(dir, "center"), dc.ImagesDir} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("make the data directory: %w", err)
+	envFile := filepath.Join(dir, "dev.env")
+	say := func(what string) error {
+		if err := settings.WriteEnvironment(envFile, dc.environment()); err != nil {
+			return err
 		}
+		fmt.Fprintf(stdout, "drover-dev ready: %s, data %s, environment %s\n", what, dir, envFile)
+		return nil
 	}
-	// Not in the folder of the database: who takes that away has not the key.
-	if err := store.MakeKeyFile(dc.SecretKeyFile); err != nil {
-		return fmt.Errorf("make the secret key: %w", err)
+	if !dc.Server && len(dc.Roles) == 0 {
+		if err := say(strings.Join(cfg.parts, " and ")); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}
+
+	if dc.Server {
+		if dc.RebuildEntities, err = freshTemporal(startCtx, set, temporalDir, logger); err != nil {
+			return err
+		}
 	}
 	c := startCenter(ctx, drover, dc, logger)
 	defer func() { err = errors.Join(err, within(stopCenterTimeout, c.stop)) }()
-	if err := c.awaitReady(startCtx, set); err != nil {
+	if err := c.awaitReady(startCtx, dc); err != nil {
 		return err
 	}
-	if err := temporal.Settle(); err != nil {
+	what := "worker of " + set.Endpoint()
+	if dc.Server {
+		what = "endpoint " + set.Endpoint()
+		if err := temporalserver.Settle(temporalDir); err != nil {
+			return err
+		}
+	}
+	if err := say(what); err != nil {
 		return err
 	}
-	envFile := filepath.Join(dir, "dev.env")
-	if err := settings.WriteEnvironment(envFile, dc.environment()); err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "drover-dev ready: endpoint %s, data %s, environment %s\n", set.Endpoint(), dir, envFile)
 
 	select {
 	case <-ctx.Done():
@@ -181,6 +249,61 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	case <-c.ended:
 		return c.unexpectedEnd(ctx)
 	}
+}
+
+// setUp makes what is in the data directory before any part runs. Processes that share it take turns.
+func (c *stackConfig) setUp(dir string) (*settings.Settings, error) {
+	turn, err := takeTurn(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.Close()
+	set, err := settings.Load(dir, c.listen, settings.Serves{
+		Endpoint: c.serves(partServer), Temporal: c.serves(partTemporal), NATS: c.serves(partNATS), Transition: c.serves(partWorker),
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"center", "images"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("make the data directory: %w", err)
+		}
+	}
+	// Not in the folder of the database: who takes that away has not the key.
+	if err := store.MakeKeyFile(filepath.Join(dir, secretKeyFile)); err != nil {
+		return nil, fmt.Errorf("make the secret key: %w", err)
+	}
+	return set, nil
+}
+
+// freshTemporal reports whether the Temporal database in dir is a new one. It waits for the server, which may be another process's.
+func freshTemporal(ctx context.Context, set *settings.Settings, dir string, logger *zap.Logger) (bool, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for said := false; ; said = true {
+		err := dial(ctx, set.TemporalAddress())
+		if err == nil {
+			return temporalserver.Fresh(dir)
+		}
+		if !said {
+			logger.Info("waiting for Temporal, which another drover-dev of this data directory serves", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("temporal does not answer; does another drover-dev with --parts %s use this data directory? %w",
+				partTemporal, errors.Join(context.Cause(ctx), err))
+		case <-tick.C:
+		}
+	}
+}
+
+func dial(ctx context.Context, address string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }
 
 // within calls stop with a context of its own that ends after d: the one that said to stop is done already.
@@ -207,12 +330,12 @@ func startCenter(ctx context.Context, drover droverFunc, cfg droverConfig, logge
 	return c
 }
 
-// awaitReady returns when the transition host accepts connections and the endpoint says that it is ready.
-func (c *center) awaitReady(ctx context.Context, set *settings.Settings) error {
+// awaitReady returns when the transition host accepts connections and the endpoint says that it is ready, as far as they are wanted.
+func (c *center) awaitReady(ctx context.Context, cfg droverConfig) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := ready(ctx, set)
+		err := ready(ctx, cfg)
 		if err == nil {
 			return nil
 		}
@@ -227,16 +350,18 @@ func (c *center) awaitReady(ctx context.Context, set *settings.Settings) error {
 }
 
 // ready reports why the center is not ready; nil means that it is.
-func ready(ctx context.Context, set *settings.Settings) error {
+func ready(ctx context.Context, cfg droverConfig) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", set.TransitionListen())
-	if err != nil {
-		return err
+	if len(cfg.Roles) > 0 {
+		if err := dial(ctx, cfg.Settings.TransitionListen()); err != nil {
+			return err
+		}
 	}
-	conn.Close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, set.Endpoint()+"/readyz", http.NoBody)
+	if !cfg.Server {
+		return nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.Settings.Endpoint()+"/readyz", http.NoBody)
 	if err != nil {
 		return err
 	}

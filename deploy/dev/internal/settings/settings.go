@@ -48,11 +48,19 @@ type Ports struct {
 	Transition int `json:"transition"`
 }
 
-// Load reads the settings kept in dir, completes what is missing, and writes them back when that changed them.
+// Serves says which servers the process that loads the settings will run: it needs their ports. Others of the same data directory are
+// run by other processes.
+type Serves struct {
+	Endpoint, Temporal, NATS, Transition bool
+}
+
+// Load reads the settings kept in dir, completes what is missing, and writes them back when that changed them. Processes that share dir
+// must not do so at the same time.
 //
 // listen is what the user asked for, or empty: then what is kept holds, or DefaultListen at the first start. Its port 0 asks for a free
-// port, chosen once: a restart with port 0 gets the same one. Every port is checked: one that is taken is an error that names it.
-func Load(dir, listen string) (*Settings, error) {
+// port, chosen once: a restart with port 0 gets the same one. Every port of what is served is checked: one that is taken is an error that
+// names it.
+func Load(dir, listen string, serves Serves) (*Settings, error) {
 	path := filepath.Join(dir, fileName)
 	s := &Settings{}
 	kept, err := os.ReadFile(path)
@@ -68,7 +76,7 @@ func Load(dir, listen string) (*Settings, error) {
 		}
 	}
 
-	if err := s.claimPorts(path, listen); err != nil {
+	if err := s.claimPorts(path, listen, serves); err != nil {
 		return nil, err
 	}
 	if err := s.generate(); err != nil {
@@ -90,9 +98,13 @@ func Load(dir, listen string) (*Settings, error) {
 
 // Endpoint is the URL under which clients on this machine reach the endpoint.
 func (s *Settings) Endpoint() string {
-	host, port, err := net.SplitHostPort(s.Listen)
+	listen := s.Listen
+	if listen == "" {
+		listen = DefaultListen // it was never served here
+	}
+	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return "http://" + s.Listen // Load has checked it
+		return "http://" + listen // Load has checked it
 	}
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = loopback
@@ -109,12 +121,9 @@ func (s *Settings) NATSURL() string { return "nats://" + onLoopback(s.Ports.NATS
 // TransitionListen is the host and port of the transition host.
 func (s *Settings) TransitionListen() string { return onLoopback(s.Ports.Transition) }
 
-// claimPorts settles every port. They are held until all are settled, so that none is given out twice, and free when it returns.
-func (s *Settings) claimPorts(path, listen string) error {
-	host, port, err := s.wanted(listen)
-	if err != nil {
-		return err
-	}
+// claimPorts settles every port. They are held until all are settled, so that none is given out twice, and free when it returns. A port
+// that was never settled is chosen whoever serves it, so that all processes of a data directory know it from the first one on.
+func (s *Settings) claimPorts(path, listen string, serves Serves) error {
 	var held []net.Listener
 	defer func() {
 		for _, l := range held {
@@ -130,20 +139,31 @@ func (s *Settings) claimPorts(path, listen string) error {
 		return l.Addr().(*net.TCPAddr).Port, nil
 	}
 
-	port, err = claim("the endpoint", host, port, "stop what uses it, or choose another with --listen HOST:PORT (port 0 takes a free one)")
-	if err != nil {
-		return err
+	if serves.Endpoint {
+		host, port, err := s.wanted(listen)
+		if err != nil {
+			return err
+		}
+		port, err = claim("the endpoint", host, port, "stop what uses it, or choose another with --listen HOST:PORT (port 0 takes a free one)")
+		if err != nil {
+			return err
+		}
+		s.Listen = net.JoinHostPort(host, strconv.Itoa(port))
 	}
-	s.Listen = net.JoinHostPort(host, strconv.Itoa(port))
 	for _, p := range []struct {
-		what string
-		port *int
+		what   string
+		port   *int
+		served bool
 	}{
-		{"Temporal", &s.Ports.Temporal},
-		{"NATS", &s.Ports.NATS},
-		{"the transition host", &s.Ports.Transition},
+		{"Temporal", &s.Ports.Temporal, serves.Temporal},
+		{"NATS", &s.Ports.NATS, serves.NATS},
+		{"the transition host", &s.Ports.Transition, serves.Transition},
 	} {
+		if !p.served && *p.port != 0 {
+			continue
+		}
 		hint := "stop what uses it, or set it to 0 in " + path + " to take a free one"
+		var err error
 		if *p.port, err = claim(p.what, loopback, *p.port, hint); err != nil {
 			return err
 		}

@@ -12,20 +12,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var everything = Serves{Endpoint: true, Temporal: true, NATS: true, Transition: true}
+
 func TestSettingsAreKept(t *testing.T) {
 	dir := t.TempDir()
-	first, err := Load(dir, "127.0.0.1:0")
+	first, err := Load(dir, "127.0.0.1:0", everything)
 	require.NoError(t, err)
 	info, err := os.Stat(filepath.Join(dir, "dev.json"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 
 	for _, listen := range []string{"", "127.0.0.1:0", first.Listen} {
-		again, err := Load(dir, listen)
+		again, err := Load(dir, listen, everything)
 		require.NoError(t, err)
 		assert.Equal(t, first, again, "with --listen %q", listen)
 	}
-	other, err := Load(t.TempDir(), "127.0.0.1:0")
+	other, err := Load(t.TempDir(), "127.0.0.1:0", everything)
 	require.NoError(t, err)
 	assert.NotEqual(t, first.AccessKeySecret, other.AccessKeySecret, "secrets are made, never fixed")
 	assert.Regexp(t, `^[0-9]{16}$`, first.AccountID)
@@ -33,27 +35,46 @@ func TestSettingsAreKept(t *testing.T) {
 
 func TestListenReplacesTheKeptAddress(t *testing.T) {
 	dir := t.TempDir()
-	first, err := Load(dir, "127.0.0.1:0")
+	first, err := Load(dir, "127.0.0.1:0", everything)
 	require.NoError(t, err)
-	moved, err := Load(dir, "localhost:0")
+	moved, err := Load(dir, "localhost:0", everything)
 	require.NoError(t, err)
 	assert.NotEqual(t, first.Listen, moved.Listen)
 	assert.Equal(t, first.Ports, moved.Ports)
-	kept, err := Load(dir, "")
+	kept, err := Load(dir, "", everything)
 	require.NoError(t, err)
 	assert.Equal(t, moved, kept)
 }
 
 func TestPortTakenMeanwhile(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Load(dir, "127.0.0.1:0")
+	s, err := Load(dir, "127.0.0.1:0", everything)
 	require.NoError(t, err)
 	taken, err := net.Listen("tcp", s.TemporalAddress())
 	require.NoError(t, err)
 	defer taken.Close()
-	_, err = Load(dir, "")
+	_, err = Load(dir, "", everything)
 	require.ErrorContains(t, err, "port "+strconv.Itoa(s.Ports.Temporal)+" of Temporal")
 	require.ErrorContains(t, err, filepath.Join(dir, "dev.json"))
+}
+
+// Processes that share a data directory agree on every port, whoever starts first, and check only their own.
+func TestPartsShareTheSettings(t *testing.T) {
+	dir := t.TempDir()
+	servers, err := Load(dir, "", Serves{Temporal: true, NATS: true})
+	require.NoError(t, err)
+	assert.Empty(t, servers.Listen, "the endpoint's address is for who serves it to choose")
+	assert.Equal(t, "http://"+DefaultListen, servers.Endpoint())
+	taken, err := net.Listen("tcp", servers.TemporalAddress())
+	require.NoError(t, err)
+	defer taken.Close()
+	rest, err := Load(dir, "127.0.0.1:0", Serves{Endpoint: true, Transition: true})
+	require.NoError(t, err)
+	assert.NotEqual(t, DefaultListen, rest.Listen, "a free port was asked for")
+	assert.Equal(t, servers.Ports, rest.Ports)
+	assert.Equal(t, servers.AccessKeySecret, rest.AccessKeySecret)
+	_, err = Load(dir, "", Serves{Temporal: true})
+	require.ErrorContains(t, err, "of Temporal")
 }
 
 func TestBrokenSettings(t *testing.T) {
@@ -67,7 +88,7 @@ func TestBrokenSettings(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "dev.json")
 			require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-			_, err := Load(dir, "")
+			_, err := Load(dir, "", everything)
 			require.Error(t, err)
 			kept, err := os.ReadFile(path)
 			require.NoError(t, err)

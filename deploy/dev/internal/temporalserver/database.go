@@ -21,7 +21,7 @@ const (
 	databaseFile = "temporal.db"
 	// versionFile holds the version of the server that made the database. It is written last: a database without it is half made.
 	versionFile = "VERSION"
-	// freshFile is there while the database is new and Settle has not been called.
+	// freshFile is there while the database is new and Settle has not been called. It is written before the server answers.
 	freshFile = "FRESH"
 )
 
@@ -31,34 +31,30 @@ type namespace struct {
 	searchAttributes map[string]enumspb.IndexedValueType
 }
 
-// prepareDatabase makes sure that dir holds a database of this server's version, and reports whether it is a fresh one.
+// prepareDatabase makes sure that dir holds a database of this server's version. Fresh tells whether it is a new one.
 //
 // Temporal upgrades a SQLite file neither forth nor back, and reading one of another version fails late and obscurely. So a file of
 // another version is moved aside, never deleted, and a new one is made.
-func prepareDatabase(dir string, db *config.SQL, ns namespace, logger *zap.Logger) (fresh bool, err error) {
+func prepareDatabase(dir string, db *config.SQL, ns namespace, logger *zap.Logger) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return false, fmt.Errorf("temporal: make the data directory: %w", err)
+		return fmt.Errorf("temporal: make the data directory: %w", err)
 	}
 	stamp, err := os.ReadFile(filepath.Join(dir, versionFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, fmt.Errorf("temporal: read the version of the database: %w", err)
+		return fmt.Errorf("temporal: read the version of the database: %w", err)
 	}
 	version := strings.TrimSpace(string(stamp))
 	exists, err := fileExists(db.DatabaseName)
 	if err != nil {
-		return false, fmt.Errorf("temporal: look for the database: %w", err)
+		return fmt.Errorf("temporal: look for the database: %w", err)
 	}
 	if exists && version == Version {
-		fresh, err := fileExists(filepath.Join(dir, freshFile))
-		if err != nil {
-			return false, fmt.Errorf("temporal: look whether the database is fresh: %w", err)
-		}
-		return fresh, nil
+		return nil
 	}
 
 	// From here on the stamp must not vouch for what is half made.
 	if err := os.Remove(filepath.Join(dir, versionFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, fmt.Errorf("temporal: withdraw the version of the database: %w", err)
+		return fmt.Errorf("temporal: withdraw the version of the database: %w", err)
 	}
 	if exists {
 		if version == "" {
@@ -66,21 +62,41 @@ func prepareDatabase(dir string, db *config.SQL, ns namespace, logger *zap.Logge
 		}
 		aside := fmt.Sprintf("%s.%s.%s", db.DatabaseName, version, time.Now().UTC().Format("20060102T150405.000Z"))
 		if err := moveDatabase(db.DatabaseName, aside); err != nil {
-			return false, fmt.Errorf("temporal: move the database of version %s aside: %w", version, err)
+			return fmt.Errorf("temporal: move the database of version %s aside: %w", version, err)
 		}
 		logger.Warn("the Temporal database was made by another server version; it was moved aside and a fresh one is made",
 			zap.String("made_by", version), zap.String("server", Version), zap.String("moved_to", aside))
 	}
 	if err := os.WriteFile(filepath.Join(dir, freshFile), nil, 0o600); err != nil {
-		return false, fmt.Errorf("temporal: mark the database as fresh: %w", err)
+		return fmt.Errorf("temporal: mark the database as fresh: %w", err)
 	}
 	if err := createDatabase(db, ns); err != nil {
-		return false, err
+		return err
 	}
 	if err := writeStamp(dir); err != nil {
-		return false, fmt.Errorf("temporal: stamp the database with version %s: %w", Version, err)
+		return fmt.Errorf("temporal: stamp the database with version %s: %w", Version, err)
 	}
-	return true, nil
+	return nil
+}
+
+// Fresh reports that the database in dir was made anew (first start, or a file of another version moved aside) and that Settle has not
+// been called since: workflows that should be running are not, and have to be started again from the record kept elsewhere. Its answer
+// holds once the server answers, in whatever process.
+func Fresh(dir string) (bool, error) {
+	fresh, err := fileExists(filepath.Join(dir, freshFile))
+	if err != nil {
+		return false, fmt.Errorf("temporal: look whether the database is fresh: %w", err)
+	}
+	return fresh, nil
+}
+
+// Settle notes that what had to be done after Fresh is done. Until then Fresh stays true over restarts, so a crash in between loses
+// nothing.
+func Settle(dir string) error {
+	if err := os.Remove(filepath.Join(dir, freshFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("temporal: note that the database is settled: %w", err)
+	}
+	return nil
 }
 
 func createDatabase(db *config.SQL, ns namespace) error {

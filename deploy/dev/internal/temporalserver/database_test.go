@@ -33,18 +33,17 @@ func TestHalfMadeDatabaseIsReplaced(t *testing.T) {
 			dir := t.TempDir()
 			leave(t, dir)
 			db := databaseConfig(filepath.Join(dir, databaseFile))
-			fresh, err := prepareDatabase(dir, db, ns, zaptest.NewLogger(t))
-			require.NoError(t, err)
-			assert.True(t, fresh)
-
-			// It stays fresh over restarts until what that means is done.
-			fresh, err = prepareDatabase(dir, db, ns, zaptest.NewLogger(t))
-			require.NoError(t, err)
-			assert.True(t, fresh)
-			require.NoError(t, (&Server{dir: dir, fresh: true}).Settle())
-			fresh, err = prepareDatabase(dir, db, ns, zaptest.NewLogger(t))
-			require.NoError(t, err)
-			assert.False(t, fresh)
+			requireFresh := func(want bool) {
+				t.Helper()
+				require.NoError(t, prepareDatabase(dir, db, ns, zaptest.NewLogger(t)))
+				fresh, err := Fresh(dir)
+				require.NoError(t, err)
+				assert.Equal(t, want, fresh)
+			}
+			requireFresh(true)
+			requireFresh(true) // over restarts, until what that means is done
+			require.NoError(t, Settle(dir))
+			requireFresh(false)
 		})
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -60,8 +59,6 @@ type Options struct {
 type Server struct {
 	server  temporal.Server
 	address string
-	dir     string
-	fresh   bool
 	level   zap.AtomicLevel // least level of the server's messages that are logged
 }
 
@@ -83,7 +80,7 @@ func Start(ctx context.Context, opts Options, logger *zap.Logger) (*Server, erro
 	opts.Dir = dir
 
 	db := databaseConfig(filepath.Join(dir, databaseFile))
-	fresh, err := prepareDatabase(dir, db, namespace{
+	err = prepareDatabase(dir, db, namespace{
 		name:             opts.Namespace,
 		retention:        opts.Retention,
 		searchAttributes: opts.SearchAttributes,
@@ -110,7 +107,7 @@ func Start(ctx context.Context, opts Options, logger *zap.Logger) (*Server, erro
 	if err != nil {
 		return nil, fmt.Errorf("temporal: assemble the server: %w", err)
 	}
-	s := &Server{server: srv, address: cfg.PublicClient.HostPort, dir: dir, fresh: fresh, level: level}
+	s := &Server{server: srv, address: cfg.PublicClient.HostPort, level: level}
 
 	if err := s.start(ctx); err != nil {
 		return nil, err
@@ -141,23 +138,6 @@ func (s *Server) start(ctx context.Context) error {
 
 // Address is the host and port of the frontend.
 func (s *Server) Address() string { return s.address }
-
-// Fresh reports that the database was made anew (first start, or a file of another version moved aside) and that Settle has not been
-// called since: workflows that should be running are not, and have to be started again from the record kept elsewhere.
-func (s *Server) Fresh() bool { return s.fresh }
-
-// Settle notes that what had to be done after Fresh is done. Until then Fresh stays true over restarts, so a crash in between loses
-// nothing.
-func (s *Server) Settle() error {
-	if !s.fresh {
-		return nil
-	}
-	if err := os.Remove(filepath.Join(s.dir, freshFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("temporal: note that the database is settled: %w", err)
-	}
-	s.fresh = false
-	return nil
-}
 
 // Stop stops the server. It gives up waiting when ctx is done; the database is consistent then, too.
 func (s *Server) Stop(ctx context.Context) error {
