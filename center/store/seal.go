@@ -133,8 +133,11 @@ const (
 	settingValue    = "settings.value"
 )
 
-// dataPlaneKeyName is the one setting that is secret.
-const dataPlaneKeyName = "data_plane_key"
+// The settings that are secret.
+const (
+	dataPlaneKeyName           = "data_plane_key"
+	certificateAuthoritiesName = "certificate_authorities"
+)
 
 func (p secretPlace) String() string { return p.column + " of " + p.row }
 
@@ -202,7 +205,7 @@ func (s *Sealer) current(stored string) bool {
 }
 
 const selectSecrets = `SELECT '` + accessKeySecret + `', access_key_id, secret FROM access_keys
-	UNION ALL SELECT '` + settingValue + `', name, value FROM settings WHERE name = '` + dataPlaneKeyName + `'`
+	UNION ALL SELECT '` + settingValue + `', name, value FROM settings WHERE name IN ('` + dataPlaneKeyName + `', '` + certificateAuthoritiesName + `')`
 
 var updateSecret = map[string]string{
 	accessKeySecret: `UPDATE access_keys SET secret = ? WHERE access_key_id = ?`,

@@ -3,8 +3,10 @@ package store
 import (
 	"bytes"
 	"crypto/rand"
+	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +64,8 @@ func putSecrets(t *testing.T, s *Store) []byte {
 	t.Helper()
 	require.NoError(t, s.PutAccessKey(t.Context(), AccessKey{AccessKeyID: "first", Secret: theSecret, AccountID: account}))
 	require.NoError(t, s.CreateAccessKey(t.Context(), AccessKey{AccessKeyID: "second", Secret: theSecret + "2", AccountID: account}))
+	_, err := s.CertificateAuthorities(t.Context(), func() (string, error) { return theSecret + "3", nil })
+	require.NoError(t, err)
 	key, err := s.DataPlaneKey(t.Context())
 	require.NoError(t, err)
 	return key
@@ -77,6 +81,9 @@ func requireSecrets(t *testing.T, s *Store, dataPlaneKey []byte) {
 	got, err := s.DataPlaneKey(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, dataPlaneKey, got)
+	authorities, err := s.CertificateAuthorities(t.Context(), func() (string, error) { return "", errors.New("they are there") })
+	require.NoError(t, err)
+	require.Equal(t, theSecret+"3", authorities)
 }
 
 // stored returns the secrets as they are stored, by their places.
@@ -267,7 +274,7 @@ func TestSealedSecretsStayWhereTheyAre(t *testing.T) {
 func TestLostSecretKey(t *testing.T) {
 	url := storetest.URL(t)
 	putSecrets(t, mustOpenSealed(t, url, secretKey(t)))
-	for _, statement := range []string{`DELETE FROM access_keys`, `DELETE FROM settings WHERE name = 'data_plane_key'`} {
+	for _, statement := range []string{`DELETE FROM access_keys`, `DELETE FROM settings WHERE name IN ('data_plane_key', 'certificate_authorities')`} {
 		_, err := storetest.DB(t, url).ExecContext(t.Context(), statement)
 		require.NoError(t, err)
 	}
@@ -353,4 +360,19 @@ func TestKeyFile(t *testing.T) {
 	require.Error(t, err)
 	_, err = NewSealer(first[:16])
 	require.ErrorContains(t, err, "16 bytes")
+}
+
+func TestCertificateAuthoritiesChange(t *testing.T) {
+	s := mustOpenSealed(t, storetest.URL(t), secretKey(t))
+	change := func(old string) (string, error) { return old + "+", nil }
+	require.ErrorIs(t, s.ChangeCertificateAuthorities(t.Context(), change), sql.ErrNoRows, "there are none")
+	putSecrets(t, s)
+	require.NoError(t, s.ChangeCertificateAuthorities(t.Context(), change))
+	require.ErrorContains(t, s.ChangeCertificateAuthorities(t.Context(), func(string) (string, error) { return "", errors.New("no") }), "no")
+	got, err := s.CertificateAuthorities(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, theSecret+"3+", got)
+	for place, value := range stored(t, s) {
+		require.True(t, s.sealer.current(value), "%v is sealed", place)
+	}
 }

@@ -136,23 +136,72 @@ func (s *Store) setting(ctx context.Context, name string, generate func() (strin
 	return value, err
 }
 
+// secretSetting is setting for a value that is sealed. Error: ErrNotOpened.
+func (s *Store) secretSetting(ctx context.Context, name string, generate func() (string, error)) (string, error) {
+	place := secretPlace{settingValue, name}
+	stored, err := s.setting(ctx, name, func() (string, error) {
+		value, err := generate()
+		if err != nil {
+			return "", err
+		}
+		return s.seal(place, value)
+	})
+	if err != nil {
+		return "", err
+	}
+	return s.unseal(place, stored)
+}
+
 // DataPlaneKey returns the key that the center and the transition hosts sign session tokens and image tickets with.
 // It is made at first use and lives in the database, sealed. Error: ErrNotOpened.
 func (s *Store) DataPlaneKey(ctx context.Context) ([]byte, error) {
-	place := secretPlace{settingValue, dataPlaneKeyName}
-	stored, err := s.setting(ctx, dataPlaneKeyName, func() (string, error) {
+	value, err := s.secretSetting(ctx, dataPlaneKeyName, func() (string, error) {
 		key := make([]byte, 32)
 		_, _ = rand.Read(key)
-		return s.seal(place, hex.EncodeToString(key))
+		return hex.EncodeToString(key), nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("data plane key: %w", err)
 	}
-	value, err := s.unseal(place, stored)
-	if err != nil {
-		return nil, err
-	}
 	return hex.DecodeString(value)
+}
+
+// CertificateAuthorities returns the center's own certificate authorities with their keys, in the form generate gives
+// them; when there are none it stores what generate returns. They live in the database, sealed. Error: ErrNotOpened.
+func (s *Store) CertificateAuthorities(ctx context.Context, generate func() (string, error)) (string, error) {
+	value, err := s.secretSetting(ctx, certificateAuthoritiesName, generate)
+	if err != nil {
+		return "", fmt.Errorf("certificate authorities: %w", err)
+	}
+	return value, nil
+}
+
+// ChangeCertificateAuthorities replaces the center's certificate authorities by what change makes of them. It makes
+// none where there are none.
+func (s *Store) ChangeCertificateAuthorities(ctx context.Context, change func(string) (string, error)) error {
+	place := secretPlace{settingValue, certificateAuthoritiesName}
+	err := s.write(ctx, func(tx *transaction) error {
+		var stored string
+		if err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, place.row).Scan(&stored); err != nil {
+			return err
+		}
+		value, err := s.unseal(place, stored)
+		if err != nil {
+			return err
+		}
+		if value, err = change(value); err != nil {
+			return err
+		}
+		if stored, err = s.seal(place, value); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, updateSecret[settingValue], stored, place.row)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("change the certificate authorities: %w", err)
+	}
+	return nil
 }
 
 // NewID returns a new resource id: the prefix ("j", "s", "m", "at", "i"), a hyphen and 18 lower-case base-36 digits
