@@ -9,7 +9,7 @@
 // named and limited, and decoding, encoding, validation and the reference all come from them.
 package smc
 
-//go:generate go test . -run ^TestReference$ -update
+//go:generate go test . -run ^TestReference(OfErrors)?$ -update
 
 // Version is the API version every request must name.
 const Version = "2019-06-01"

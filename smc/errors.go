@@ -176,12 +176,22 @@ const (
 	CodeInvalidAgentToken = "InvalidAgentToken"
 	// CodeSourceServerOffline: no heartbeat for OfflineAfter.
 	CodeSourceServerOffline = "SourceServer.Offline"
+	// CodeSourceServerUnreachable: the agent reaches the center and not the transition host.
+	CodeSourceServerUnreachable = "SourceServer.Unreachable"
+	// CodeSourceServerFailing: the agent reports failures that are none of its disks'.
+	CodeSourceServerFailing = "SourceServer.Failing"
+	// CodeSourceServerDamagedData: what the agent sends arrives damaged, again and again.
+	CodeSourceServerDamagedData = "SourceServer.DamagedData"
 	// CodeSourceDiskReadError: the agent cannot read a disk.
 	CodeSourceDiskReadError = "SourceDisk.ReadError"
 	// CodeSourceDiskChanged: a disk of the source is gone or has another size than when the job was made.
 	CodeSourceDiskChanged = "SourceDisk.Changed"
+	// CodeReplicationDiverged: source and transition host do not agree about a disk.
+	CodeReplicationDiverged = "Replication.Diverged"
 	// CodeTransitionHostNoSpace: the transition host has no room for the disks or the image.
 	CodeTransitionHostNoSpace = "TransitionHost.NoSpace"
+	// CodeTransitionHostStorageError: the transition host cannot read or write its store.
+	CodeTransitionHostStorageError = "TransitionHost.StorageError"
 	// CodeTransitionHostUnavailable: no transition host takes the work.
 	CodeTransitionHostUnavailable = "TransitionHost.Unavailable"
 	// CodeImageVerificationFailed: the bytes of an image are not the bytes its manifest names.
@@ -199,8 +209,8 @@ type codeInfo struct {
 	message string
 }
 
-// codes is the one table of codes (CONTRACT: Common codes, Error codes by operation).
-var codes = map[string]codeInfo{
+// codes is the one table of codes (CONTRACT: Common codes, Error codes by operation); ownCodes holds the rest of it.
+var codes = withOwn(map[string]codeInfo{
 	CodeMissingParameter:           {400, Fatal, "A required parameter is missing."},
 	CodeInvalidParameter:           {400, Fatal, "A parameter has a value that is not allowed."},
 	CodeInvalidVersion:             {400, Fatal, "The Version parameter must be " + Version + "."},
@@ -211,7 +221,6 @@ var codes = map[string]codeInfo{
 	CodeInvalidAccessKeyIDNotFound: {404, Operator, "There is no such access key. Check the access key id."},
 	CodeForbiddenUnauthorized:      {403, Operator, "The access key has no permission for this operation on this resource."},
 	CodeThrottlingUser:             {400, Retryable, "Too many requests. Wait a little and send the request again."},
-	CodeInternalError:              {500, Retryable, "The request failed inside the center. Send it again; if it keeps failing, look up the request id in the log."},
 	CodeInternalServerError:        {500, Retryable, "The request failed inside the center. Send it again."},
 
 	CodeSourceServerStateInvalid:              {400, Operator, "The state of the source server does not allow this."},
@@ -239,27 +248,7 @@ var codes = map[string]codeInfo{
 	CodeDuplicateResourceID:                   {400, Fatal, "A resource id is given twice."},
 	CodeInvalidResourceIDNotFound:             {400, Fatal, "There is no such resource."},
 	CodeInvalidParameterTagValue:              {400, Fatal, "A tag value is given without a key."},
-
-	CodeInvalidJobIDNotFound:         {404, Fatal, "There is no such job."},
-	CodeInvalidSourceIDNotFound:      {404, Fatal, "There is no such source server."},
-	CodeInvalidWorkgroupIDNotFound:   {404, Fatal, "There is no such workgroup."},
-	CodeInvalidAccessTokenIDNotFound: {404, Fatal, "There is no such activation code."},
-	CodeInvalidImageIDNotFound:       {404, Fatal, "There is no such image."},
-	CodeUnsupportedFeature:           {400, Fatal, "A self-hosted center does not offer this."},
-	CodeUnsupportedHTTPMethod:        {405, Fatal, "Only GET and POST are served."},
-	CodeQuotaExceededSourceServer:    {400, Operator, "The account has as many source servers as it may. Delete some or raise the quota."},
-	CodeInvalidPolicy:                {400, Fatal, "The policy document is not one an endpoint understands."},
-	CodeInvalidActivationCode:        {403, Operator, "The activation code is unknown, used up, disabled or expired. Make a new one."},
-	CodeInvalidAgentToken:            {401, Operator, "The agent is not known to this center. Register it again with an activation code."},
-	CodeSourceServerOffline:          {400, Operator, "The source server sends no heartbeat. Start its agent."},
-	CodeSourceDiskReadError:          {500, Operator, "A disk of the source server cannot be read. Repair it and start the job again."},
-	CodeSourceDiskChanged:            {400, Operator, "A disk of the source server is gone or has another size. Delete the job and make a new one."},
-	CodeTransitionHostNoSpace:        {500, Operator, "The transition host has too little room. Free some and start the job again."},
-	CodeTransitionHostUnavailable:    {500, Retryable, "No transition host takes the work."},
-	CodeImageVerificationFailed:      {500, Operator, "The image does not hold the bytes it should."},
-	CodeServiceUnavailable:           {503, Retryable, "The endpoint is not available."},
-	CodeInvalidAnswer:                {502, Operator, "The answer is not one of this API. Check the endpoint's address."},
-}
+})
 
 // lookupCode returns what is known of a code. Missing<Name> and members of the InvalidParameter family need no
 // entry of their own; an unknown code counts as a client's mistake (400), as the vendor's do.

@@ -1,0 +1,252 @@
+package smc
+
+import (
+	"slices"
+	"time"
+)
+
+// OwnCode describes a code that no document of the vendor's names, or that a job can be InError with. docs/errors.md is
+// written from these.
+type OwnCode struct {
+	// Code is one of the Code constants.
+	Code string
+	// Status is the HTTP status an answer with this code has.
+	Status int
+	Class  Class
+	// Message is the default message.
+	Message string
+	// Cause says what has happened.
+	Cause string
+	// ByItself says what the center, the transition host and the agent do about it without being asked.
+	ByItself string
+	// ToDo says what a person has to do.
+	ToDo string
+	// InError says that a job can be InError with this code.
+	InError bool
+	// RetryFor is for how long a run goes on trying by itself before its job is InError. It counts from the first failure since
+	// the last progress; 0 is not at all.
+	RetryFor time.Duration
+}
+
+// DefaultSourceWait is how long a run that is Syncing waits for a source that is silent, unless the transition host was told
+// otherwise.
+const DefaultSourceWait = 30 * time.Minute
+
+// OwnCodes returns the codes of our own and those a job can be InError with, sorted by code.
+func OwnCodes() []OwnCode {
+	list := slices.Clone(ownCodes)
+	slices.SortFunc(list, func(a, b OwnCode) int {
+		if a.Code < b.Code {
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// RetryFor returns for how long a run goes on trying by itself when it fails with a code (see [OwnCode]). A code that no run
+// fails with has no time.
+func RetryFor(code string) time.Duration {
+	for i := range ownCodes {
+		if ownCodes[i].Code == code {
+			return ownCodes[i].RetryFor
+		}
+	}
+	return 0
+}
+
+// withOwn adds the codes of our own to the table of codes.
+func withOwn(table map[string]codeInfo) map[string]codeInfo {
+	for _, c := range ownCodes {
+		if _, known := table[c.Code]; !known {
+			table[c.Code] = codeInfo{c.Status, c.Class, c.Message}
+		}
+	}
+	return table
+}
+
+// What happens by itself, and what to do, in the words that several codes share.
+const (
+	nothingChanged = "Nothing: the request changed nothing."
+	runRetries     = "The run tries again, first after a second and at most every minute. StatusInfo says what fails and since when. " +
+		"When it has failed for the time below without progress, the job is InError. What was copied stays."
+	runFails    = "The job is InError at once: trying again would not help. What was copied stays."
+	startResume = "start the job. It goes on where it was."
+)
+
+// ownCodes is the one table of the codes of our own.
+var ownCodes = []OwnCode{
+	{
+		Code: CodeInvalidJobIDNotFound, Status: 404, Class: Fatal, Message: "There is no such job.",
+		Cause: "A request names a replication job that does not exist in the account, or not any more.", ByItself: nothingChanged,
+		ToDo: "Look the id up with `drover job list`.",
+	},
+	{
+		Code: CodeInvalidSourceIDNotFound, Status: 404, Class: Fatal, Message: "There is no such source server.",
+		Cause:    "A request names a source server that does not exist in the account; or the source server of a job was deleted while the job ran.",
+		ByItself: "A request changes nothing. A job that runs is InError.",
+		ToDo:     "Look the id up with `drover source list`. Delete a job whose source is gone; its images stay.",
+		InError:  true,
+	},
+	{
+		Code: CodeInvalidWorkgroupIDNotFound, Status: 404, Class: Fatal, Message: "There is no such workgroup.",
+		Cause: "A request names a workgroup that does not exist in the account.", ByItself: nothingChanged,
+		ToDo: "Look the id up with `drover workgroup list`.",
+	},
+	{
+		Code: CodeInvalidAccessTokenIDNotFound, Status: 404, Class: Fatal, Message: "There is no such activation code.",
+		Cause: "A request names an activation code that does not exist in the account.", ByItself: nothingChanged,
+		ToDo: "Look the id up with `drover token list`.",
+	},
+	{
+		Code: CodeInvalidImageIDNotFound, Status: 404, Class: Fatal, Message: "There is no such image.",
+		Cause:    "A request names an image that does not exist in the account. An incremental job deletes its earliest unused images.",
+		ByItself: nothingChanged, ToDo: "Look the id up with `drover image list`.",
+	},
+	{
+		Code: CodeUnsupportedFeature, Status: 400, Class: Fatal, Message: "A self-hosted center does not offer this.",
+		Cause:    "A parameter asks for what only the vendor's cloud has, or for what is not built yet, as a disk smaller than that of the source.",
+		ByItself: "A request changes nothing. A run that finds it out, because a disk of the source grew meanwhile, makes its job InError.",
+		ToDo:     "Leave the parameter out, or ask for what is offered (docs/api.md). For a disk that grew: delete the job and make one with larger disks.",
+		InError:  true,
+	},
+	{
+		Code: CodeUnsupportedHTTPMethod, Status: 405, Class: Fatal, Message: "Only GET and POST are served.",
+		Cause: "A request to the endpoint has another HTTP method.", ByItself: nothingChanged, ToDo: "Send it with GET or POST.",
+	},
+	{
+		Code: CodeQuotaExceededSourceServer, Status: 400, Class: Operator,
+		Message: "The account has as many source servers as it may. Delete some or raise the quota.",
+		Cause:   "An agent registered, and the account has as many source servers as its quota allows.", ByItself: nothingChanged,
+		ToDo: "Delete source servers that are not needed, or raise the quota of the center, and start the agent again.",
+	},
+	{
+		Code: CodeInvalidPolicy, Status: 400, Class: Fatal, Message: "The policy document is not one an endpoint understands.",
+		Cause: "The policy of an access key is not valid (docs/access.md).", ByItself: "No access key is made or changed.", ToDo: "Correct what the message names.",
+	},
+	{
+		Code: CodeInvalidActivationCode, Status: 403, Class: Operator,
+		Message: "The activation code is unknown, used up, disabled or expired. Make a new one.",
+		Cause:   "An agent registered with a code that is unknown, used up, disabled or expired.", ByItself: "The agent ends.",
+		ToDo: "Make a code with `drover token create` and start the agent with it.",
+	},
+	{
+		Code: CodeInvalidAgentToken, Status: 401, Class: Operator,
+		Message:  "The agent is not known to this center. Register it again with an activation code.",
+		Cause:    "The source server of the agent was deleted, or the agent asks another center than the one it registered at.",
+		ByItself: "The agent ends.", ToDo: "Correct its --endpoint; or remove its state and register it anew with an activation code.",
+	},
+	{
+		Code: CodeSourceServerOffline, Status: 400, Class: Operator, Message: "The source server sends no heartbeat. Start its agent.",
+		Cause: "The center has not heard of the agent of a source server for three heartbeats.",
+		ByItself: "The source is Unavailable, and Available or InUse again with the next heartbeat. A run that is Syncing waits for it and says so in " +
+			"StatusInfo; it goes on at once when the agent is back. When the agent stays away for the time below (--source-wait of the transition host), " +
+			"the job is InError. A run that is in a later phase does not need the source.",
+		ToDo:    "Start the agent, or mend its way to the center. Then, if the job is InError, " + startResume,
+		InError: true, RetryFor: DefaultSourceWait,
+	},
+	{
+		Code: CodeSourceServerUnreachable, Status: 400, Class: Operator,
+		Message: "The agent of the source server does not reach the transition host. Open its way.",
+		Cause: "The center hears the agent, and the transition host does not: a firewall, a wrong --transition-url, a proxy, or a certificate that the " +
+			"agent does not trust.",
+		ByItself: "The run waits as for a source that is offline, and says so in StatusInfo. When that lasts for the time below (--source-wait), the job is InError.",
+		ToDo:     "From the source server, open a connection to the address in StatusInfo; the agent's log says what fails. Then, if the job is InError, " + startResume,
+		InError:  true, RetryFor: DefaultSourceWait,
+	},
+	{
+		Code: CodeSourceServerFailing, Status: 500, Class: Retryable,
+		Message: "The agent of the source server fails. Look at its log.",
+		Cause:   "The agent reported a failure that is none of its disks', or one that this center does not know: agent and center may be of different versions.",
+		ByItself: "The agent attaches again and goes on. " +
+			runRetries,
+		ToDo:    "Look at the agent's log; bring agent and center to one version. Then " + startResume,
+		InError: true, RetryFor: 10 * time.Minute,
+	},
+	{
+		Code: CodeSourceServerDamagedData, Status: 500, Class: Operator,
+		Message:  "What the source server sends arrives damaged, again and again.",
+		Cause:    "Blocks do not have the hash they were sent with. A damaged line is rare under TLS: bad memory of the source server or of the transition host is more likely.",
+		ByItself: "Damaged blocks are never stored. They are sent again, five times in a row; then the session ends. " + runRetries,
+		ToDo:     "Test the memory of both machines and the network between them. Then " + startResume,
+		InError:  true, RetryFor: 10 * time.Minute,
+	},
+	{
+		Code: CodeSourceDiskReadError, Status: 500, Class: Operator,
+		Message:  "A disk of the source server cannot be read. Repair it and start the job again.",
+		Cause:    "Reading a disk of the source failed. StatusInfo names the disk, the byte, and the partition it lies in.",
+		ByItself: "The agent reads the place again for 15 seconds. When that fails, the job is InError. What was copied stays.",
+		ToDo: "Look at the source's kernel log. Mend the path to the disk, or repair the disk: rewrite or remap the bad sectors, or replace it by a copy. " +
+			"Then " + startResume,
+		InError: true,
+	},
+	{
+		Code: CodeSourceDiskChanged, Status: 400, Class: Operator,
+		Message:  "A disk of the source server is gone or has another size. Delete the job and make a new one.",
+		Cause:    "A disk of the source is gone, or it is smaller than when the job was made, or it changed its size while it was read.",
+		ByItself: runFails,
+		ToDo: "Start the agent with the disk again, or wait for the heartbeat that reports a disk that grew, and start the job. A disk that shrank for good " +
+			"needs a new job.",
+		InError: true,
+	},
+	{
+		Code: CodeReplicationDiverged, Status: 500, Class: Operator,
+		Message:  "Source server and transition host do not agree about a disk.",
+		Cause:    "After five passes the two sides still hold other hashes of a disk. One of them does not read what was written.",
+		ByItself: runFails,
+		ToDo:     "Test memory and disks of both machines. Then " + startResume,
+		InError:  true,
+	},
+	{
+		Code: CodeTransitionHostNoSpace, Status: 500, Class: Operator,
+		Message: "The transition host has too little room. Free some and start the job again.",
+		Cause: "Before it starts, a run compares what it has yet to store with what is free, less what the other runs on the same host have yet to store. " +
+			"StatusInfo gives the figures. Or the space ran out in the middle of a run.",
+		ByItself: "The job is InError at once. Staging and images stay as they are.",
+		ToDo:     "Free as much as StatusInfo says, by deleting images, jobs that are not needed or other files, or enlarge the file system. Then " + startResume,
+		InError:  true,
+	},
+	{
+		Code: CodeTransitionHostStorageError, Status: 500, Class: Operator,
+		Message:  "The transition host cannot read or write its store.",
+		Cause:    "The file system of the transition host's --data answers with an error. StatusInfo names the file and the error.",
+		ByItself: runRetries + " An error that no retry mends, a file system that is read-only or denies access, makes the job InError at once.",
+		ToDo:     "Look at the kernel log of the transition host, mend the disk or the file system. Then " + startResume,
+		InError:  true, RetryFor: 10 * time.Minute,
+	},
+	{
+		Code: CodeTransitionHostUnavailable, Status: 500, Class: Retryable, Message: "No transition host takes the work.",
+		Cause: "The transition host that holds the staging of the job is down, hung or cut off from Temporal; or it died again and again in the middle of " +
+			"the work. At the first start of a job: no transition host has reported within 30 seconds.",
+		ByItself: "A start is refused. A run waits for its host, says so in StatusInfo, and goes on when the host is back. When that lasts for the time below, " +
+			"the job is InError. Its staging stays on that host, so no other takes the run over.",
+		ToDo:    "Start the worker with the role transition and the same --data. Then, if the job is InError, " + startResume,
+		InError: true, RetryFor: 30 * time.Minute,
+	},
+	{
+		Code: CodeImageVerificationFailed, Status: 500, Class: Operator, Message: "The image does not hold the bytes it should.",
+		Cause:    "Before an image is made, and when it is verified, every block is read back and compared with its hash. One is not what was received.",
+		ByItself: runFails + " No image is made. The damaged blocks are marked.",
+		ToDo: "Test disk and memory of the transition host. Then start the job: it sends the damaged blocks anew. " +
+			"An image that no longer passes its verification: use another one.",
+		InError: true,
+	},
+	{
+		Code: CodeInternalError, Status: 500, Class: Retryable,
+		Message: "The request failed inside the center. Send it again; if it keeps failing, look up the request id in the log.",
+		Cause:   "A failure that has no code of its own: the database is away, or a defect.",
+		ByItself: "A request may be sent again. " + runRetries + " While the database is away the run waits for it however long: nobody could be told " +
+			"anything else.",
+		ToDo:    "Look up the job or the request id in the logs of server and workers. Then " + startResume,
+		InError: true, RetryFor: 30 * time.Minute,
+	},
+	{
+		Code: CodeServiceUnavailable, Status: 503, Class: Retryable, Message: "The endpoint is not available.",
+		Cause: "Something in front of the endpoint answered in its place, as a proxy does while the center starts.", ByItself: "The client sends the request again, a few times.",
+		ToDo: "Look whether drover-server runs, and whether the proxy knows where.",
+	},
+	{
+		Code: CodeInvalidAnswer, Status: 502, Class: Operator, Message: "The answer is not one of this API. Check the endpoint's address.",
+		Cause: "What answered does not speak this API.", ByItself: "Nothing.", ToDo: "Check the endpoint's address.",
+	},
+}
