@@ -146,7 +146,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 		return err
 	}
 	log = log.With(zap.String("host_id", hostID))
-	host, err := replica.NewHost(replica.HostConfig{Root: config.DataDir, ID: hostID, Key: key, Epochs: epochs{record}, Logger: log})
+	host, err := replica.NewHost(replica.HostConfig{Root: config.DataDir, ID: hostID, Key: key, Epochs: epochs{record}, OnVerified: verifications(record), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -234,6 +234,17 @@ func progressPublisher(nc *nats.Conn) activities.ProgressFunc {
 			progress.ETASeconds = float64(p.BytesTotal-p.BytesRead) / float64(p.Rate)
 		}
 		_ = events.PublishProgress(nc, progress) // the next one makes up for it
+	}
+}
+
+// verifications records what the transition host finds as it verifies images.
+func verifications(record *store.Store) func(context.Context, string, *replica.VerifyResult) error {
+	return func(ctx context.Context, imageID string, result *replica.VerifyResult) error {
+		outcome := smc.VerificationPassed
+		if !result.OK {
+			outcome = smc.VerificationNotPassed
+		}
+		return record.RecordVerification(context.WithoutCancel(ctx), imageID, outcome, result.Problems()) // who asked may be gone
 	}
 }
 

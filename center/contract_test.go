@@ -342,6 +342,38 @@ func TestStatusOfWorkgroups(t *testing.T) {
 	}
 }
 
+// A verification of an image that failed is shown with the image, and its workgroup warns of it until the image passes.
+func TestVerificationOfImages(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	its := f.things()
+	image := func() smc.Image {
+		t.Helper()
+		images, err := f.client.DescribeImages(ctx, &smc.DescribeImagesRequest{ImageID: []string{its.image}})
+		require.NoError(t, err)
+		require.Len(t, images.Images, 1)
+		return images.Images[0]
+	}
+	warnings := func() smc.List[smc.Warning] {
+		t.Helper()
+		return f.groups(smc.DescribeWorkgroupsRequest{WorkgroupID: []string{its.group}})[0].Warnings
+	}
+	require.Empty(t, image().Verification)
+	require.Empty(t, image().VerificationTime)
+	require.Empty(t, warnings())
+	require.NoError(t, f.store.RecordVerification(ctx, its.image, smc.VerificationNotPassed, "disk 0: 1 bad grains of 64 KiB"))
+	shown := image()
+	require.Equal(t, smc.VerificationNotPassed, shown.Verification)
+	require.Equal(t, "disk 0: 1 bad grains of 64 KiB", shown.VerificationInfo)
+	at, err := smc.ParseTime(shown.VerificationTime)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), at, time.Minute)
+	require.Equal(t, smc.List[smc.Warning]{{WarningType: smc.WarningNotPassed, SourceIDs: smc.List[smc.SourceRef]{smc.SourceRef(its.source)}}}, warnings())
+	require.NoError(t, f.store.RecordVerification(ctx, its.image, smc.VerificationPassed, ""))
+	require.Equal(t, smc.VerificationPassed, image().Verification)
+	require.Empty(t, warnings())
+}
+
 func TestActivationCodes(t *testing.T) {
 	f := newFixture(t, quiet)
 	ctx := t.Context()

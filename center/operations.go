@@ -100,9 +100,6 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 	if r.RegionID != e.RegionID {
 		return nil, smc.Errorf(smc.CodeInvalidParameter, "RegionId: %q is not the region of this center, %q", r.RegionID, e.RegionID)
 	}
-	if target := r.Target(); target != smc.TargetImage {
-		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "TargetType: %s is not offered by this center yet; it delivers images", target)
-	}
 	jobID, err := e.Store.CreateJob(ctx, c.accountID, *r, e.JobQuota)
 	if err != nil {
 		return nil, err
@@ -304,6 +301,7 @@ func (e *Endpoint) describeImages(ctx context.Context, c *call, r *smc.DescribeI
 		shown := smc.Image{
 			ImageID: image.ImageID, ImageName: image.ImageName, JobID: image.JobID, SourceID: image.SourceID, Run: image.Run, Status: image.Status,
 			CreationTime: smc.FormatTime(image.CreatedAt), RegionID: image.RegionID, HostID: image.HostID, Disks: imageDisks(image),
+			Verification: image.Verification, VerificationTime: smc.FormatTime(image.VerifiedAt), VerificationInfo: image.VerificationInfo,
 		}
 		for _, disk := range shown.Disks {
 			shown.SizeBytes += disk.DeliveredSizeBytes

@@ -102,21 +102,26 @@ func workgroupStatus(members []store.WorkgroupMember) smc.WorkgroupStatus {
 }
 
 func workgroupWarnings(members []store.WorkgroupMember) smc.List[smc.Warning] {
-	var inError, unrelated smc.List[smc.SourceRef]
+	sources := map[smc.WarningType]smc.List[smc.SourceRef]{}
+	warn := func(kind smc.WarningType, member store.WorkgroupMember) {
+		sources[kind] = append(sources[kind], smc.SourceRef(member.SourceID))
+	}
 	for _, member := range members {
 		switch member.JobStatus {
 		case smc.StatusInError:
-			inError = append(inError, smc.SourceRef(member.SourceID))
+			warn(smc.WarningInError, member)
 		case "":
-			unrelated = append(unrelated, smc.SourceRef(member.SourceID))
+			warn(smc.WarningUnRelated, member)
+		}
+		if member.NotPassed {
+			warn(smc.WarningNotPassed, member)
 		}
 	}
 	var warnings smc.List[smc.Warning]
-	if inError != nil {
-		warnings = append(warnings, smc.Warning{WarningType: smc.WarningInError, SourceIDs: inError})
-	}
-	if unrelated != nil {
-		warnings = append(warnings, smc.Warning{WarningType: smc.WarningUnRelated, SourceIDs: unrelated})
+	for _, kind := range []smc.WarningType{smc.WarningInError, smc.WarningUnRelated, smc.WarningNotPassed} {
+		if sources[kind] != nil {
+			warnings = append(warnings, smc.Warning{WarningType: kind, SourceIDs: sources[kind]})
+		}
 	}
 	return warnings
 }

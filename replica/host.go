@@ -44,6 +44,9 @@ type HostConfig struct {
 	Key []byte
 	// Epochs fences writers.
 	Epochs EpochStore
+	// OnVerified is told the outcome of every verification of an image before its answer is; an error becomes the
+	// answer. Optional.
+	OnVerified func(ctx context.Context, imageID string, result *VerifyResult) error
 	// IdleTimeout is how long a session waits for a silent source before it
 	// fails with SourceServer.Offline. Default [DefaultIdleTimeout].
 	IdleTimeout time.Duration

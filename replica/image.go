@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -419,6 +420,17 @@ type VerifyDiskResult struct {
 	Message string `json:"message,omitempty"`
 }
 
+// Problems says what is wrong with the disks that are not OK, in one line; empty when all are.
+func (r *VerifyResult) Problems() string {
+	var bad []string
+	for _, d := range r.Disks {
+		if !d.OK {
+			bad = append(bad, strings.TrimSpace(fmt.Sprintf("disk %d: %d bad grains of 64 KiB %s", d.Index, d.BadGrains, d.Message)))
+		}
+	}
+	return strings.Join(bad, "; ")
+}
+
 // VerifyImage reads an image back and compares it with its maps and manifest.
 // A damaged image is a result, not an error.
 func (h *Host) VerifyImage(ctx context.Context, imageID string, onProgress func(Progress)) (*VerifyResult, error) {
@@ -558,6 +570,11 @@ func (h *Host) serveVerify(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	result, err := h.VerifyImage(r.Context(), r.PathValue("image"), func(p Progress) { send(verifyLine{Progress: &p}) })
+	if err == nil && h.cfg.OnVerified != nil {
+		if err = h.cfg.OnVerified(r.Context(), r.PathValue("image"), result); err != nil {
+			err = newError(CodeInternal, "image %s is verified, but the outcome could not be recorded: %w", r.PathValue("image"), err)
+		}
+	}
 	if err != nil {
 		var coded *Error
 		if !errors.As(err, &coded) {

@@ -113,6 +113,15 @@ const (
 	ImageDeleting  ImageStatus = "Deleting"
 )
 
+// ImageVerification is the outcome of an image's last verification.
+type ImageVerification string
+
+// The outcomes of verifications.
+const (
+	VerificationPassed    ImageVerification = "Passed"
+	VerificationNotPassed ImageVerification = "NotPassed"
+)
+
 // Image is an image that a run delivered.
 type Image struct {
 	ImageID   string `json:"ImageId"`
@@ -129,6 +138,12 @@ type Image struct {
 	// SizeBytes is the sum of the delivered sizes of its disks.
 	SizeBytes int64           `json:"SizeBytes"`
 	Disks     List[ImageDisk] `json:"Disks"`
+	// Verification is Passed or NotPassed, as the transition host found when the image was verified last; empty when it never was.
+	Verification ImageVerification `json:"Verification"`
+	// VerificationTime is when that was.
+	VerificationTime string `json:"VerificationTime"`
+	// VerificationInfo says what is wrong with an image that did not pass.
+	VerificationInfo string `json:"VerificationInfo"`
 }
 
 func (Image) itemName() string { return "Image" }

@@ -157,6 +157,11 @@ func validateDisks(systemSize *int, systemParts []PartTarget, disks []DataDiskTa
 	return nil
 }
 
+// FitParts refuses partitions that are larger than their disk (CONTRACT: Part) in a request whose sizes are filled in.
+func FitParts(r *CreateReplicationJobRequest) error {
+	return validateDisks(r.SystemDiskSize, r.SystemDiskPart, r.DataDisk)
+}
+
 // validateParts checks the partitions of one disk; size, in GiB, may be absent.
 func validateParts(name, sizeName string, parts []PartTarget, size *int) error {
 	var sum int64

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,10 +38,10 @@ func (c *cli) imageCommand() *cobra.Command {
 			if c.json() {
 				return c.printJSON(images)
 			}
-			t := table.New("IMAGE ID", "NAME", "STATUS", ">DISKS", ">SIZE", ">RUN", "JOB ID", "CREATED")
+			t := table.New("IMAGE ID", "NAME", "STATUS", ">DISKS", ">SIZE", ">RUN", "JOB ID", "CREATED", "VERIFICATION")
 			for _, i := range images {
 				t.Add(i.ImageID, i.ImageName, string(i.Status), strconv.Itoa(len(i.Disks)), progress.Bytes(i.SizeBytes),
-					strconv.Itoa(i.Run), i.JobID, localTime(i.CreationTime))
+					strconv.Itoa(i.Run), i.JobID, localTime(i.CreationTime), orDash(string(i.Verification)))
 			}
 			return t.Write(c.out, "")
 		},
@@ -78,6 +79,8 @@ func (c *cli) showImage(i smc.Image) error {
 	f.add("Region", i.RegionID)
 	f.add("Transition host", i.HostID)
 	f.add("Created", localTime(i.CreationTime))
+	f.add("Verification", strings.TrimSpace(string(i.Verification)+" "+localTime(i.VerificationTime)))
+	f.add("Verification info", i.VerificationInfo)
 	if err := f.write(c.out); err != nil || len(i.Disks) == 0 {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -31,7 +32,8 @@ func transitionHost(t *testing.T) (e *endpoint, disks []string, root string) {
 	t.Helper()
 	ctx, dir, root := t.Context(), t.TempDir(), t.TempDir()
 	key := []byte("01234567890123456789012345678901")
-	host, err := replica.NewHost(replica.HostConfig{Root: root, ID: "i-test", Key: key, Epochs: openEpochs{}})
+	e = newEndpoint(t)
+	host, err := replica.NewHost(replica.HostConfig{Root: root, ID: "i-test", Key: key, Epochs: openEpochs{}, OnVerified: e.onVerified})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, host.Close()) })
 	server := httptest.NewServer(host.Handler())
@@ -43,7 +45,6 @@ func transitionHost(t *testing.T) (e *endpoint, disks []string, root string) {
 		Token: replica.SignToken(key, replica.TokenSession, spec.JobID, time.Now().Add(time.Hour)),
 	}
 	image := replica.ImageSpec{ImageID: "m-0123456789", JobID: spec.JobID, Run: 1, Final: true}
-	e = newEndpoint(t)
 	e.images = []smc.Image{{ImageID: image.ImageID, ImageName: "web-1", JobID: spec.JobID, Run: 1, Status: smc.ImageAvailable, SizeBytes: grown}}
 	e.ticket = smc.GetImageTicketResult{
 		ImageID: image.ImageID, URL: server.URL, Token: replica.SignToken(key, replica.TokenImage, image.ImageID, time.Now().Add(time.Hour)),
@@ -79,6 +80,24 @@ func transitionHost(t *testing.T) (e *endpoint, disks []string, root string) {
 	_, err = host.MakeImage(ctx, image, func(replica.Progress) {})
 	require.NoError(t, err)
 	return e, disks, root
+}
+
+// onVerified keeps the outcome of a verification, as a center does.
+func (e *endpoint) onVerified(_ context.Context, imageID string, result *replica.VerifyResult) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.failVerified != nil {
+		return e.failVerified
+	}
+	for i := range e.images {
+		if image := &e.images[i]; image.ImageID == imageID {
+			image.Verification, image.VerificationInfo = smc.VerificationPassed, result.Problems()
+			if !result.OK {
+				image.Verification = smc.VerificationNotPassed
+			}
+		}
+	}
+	return nil
 }
 
 func files(t *testing.T, dir string) (names []string) {
@@ -190,12 +209,20 @@ func TestImageVerify(t *testing.T) {
 	assert.Equal(t, true, verified["Verified"])
 	assert.Equal(t, "m-0123456789", verified["ImageId"])
 
+	assert.Regexp(t, `Verification: +Passed`, e.drover(t, "image", "show", "web-1").stdout)
+
 	damage(t, filepath.Join(root, "images", "m-0123456789", "disk-1.raw"))
 	o = e.drover(t, "image", "verify", "web-1")
 	assert.Equal(t, exitFailed, o.code)
 	assert.Contains(t, o.stdout, "disk 0: verified\n")
 	assert.Contains(t, o.stdout, "disk 1: NOT VERIFIED\n")
 	assert.Contains(t, o.stderr, "Image.VerificationFailed: image m-0123456789 (web-1): disk 1: 1 bad grains")
+
+	assert.Regexp(t, `Verification: +NotPassed\nVerification info: +disk 1: 1 bad grains`, e.drover(t, "image", "show", "web-1").stdout)
+	e.failVerified = errors.New("the database is away")
+	o = e.drover(t, "image", "verify", "web-1")
+	assert.Equal(t, exitFailed, o.code)
+	assert.Contains(t, o.stderr, "the outcome could not be recorded")
 
 	e.ticket.Token = "x"
 	o = e.drover(t, "image", "verify", "web-1")

@@ -26,6 +26,8 @@ type endpoint struct {
 	jobs    []smc.ReplicationJob
 	images  []smc.Image
 	ticket  smc.GetImageTicketResult
+	// failVerified is why the outcome of a verification cannot be kept.
+	failVerified error
 	// handlers by operation; they run one at a time.
 	handlers map[string]func(form url.Values) (smc.Result, error)
 

@@ -36,7 +36,8 @@ func (c *cli) imageVerifyCommand() *cobra.Command {
 		Use:   "verify IMAGE",
 		Short: "Have the transition host read an image back and check every byte",
 		Long: `Have the transition host read an image back and compare it with the hashes taken at the source. IMAGE is an id or a
-name. The exit code is 1 when it does not hold.`,
+name. The exit code is 1 when it does not hold. The center keeps the outcome: "drover image show" has it, and a workgroup
+warns of an image that did not pass.`,
 		Example: "  drover image verify web-1",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -78,12 +79,8 @@ func (c *cli) verifyImage(ctx context.Context, client *smc.Client, ref string) e
 
 func (c *cli) reportVerified(image smc.Image, result *replica.VerifyResult) error {
 	v := verified{ImageID: image.ImageID, Verified: result.OK, Disks: []verifiedDisk{}}
-	var bad []string
 	for _, d := range result.Disks {
 		v.Disks = append(v.Disks, verifiedDisk{d.Index, d.OK, d.BadGrains, d.Message})
-		if !d.OK {
-			bad = append(bad, strings.TrimSpace(fmt.Sprintf("disk %d: %d bad grains of 64 KiB %s", d.Index, d.BadGrains, d.Message)))
-		}
 	}
 	var err error
 	if c.json() {
@@ -100,7 +97,7 @@ func (c *cli) reportVerified(image smc.Image, result *replica.VerifyResult) erro
 	if err != nil || result.OK {
 		return err
 	}
-	return smc.Errorf(smc.CodeImageVerificationFailed, "image %s (%s): %s", image.ImageID, image.ImageName, strings.Join(bad, "; "))
+	return smc.Errorf(smc.CodeImageVerificationFailed, "image %s (%s): %s", image.ImageID, image.ImageName, result.Problems())
 }
 
 // verifyMessage is a line of the transition host's answer: progress, and last the result or what went wrong.

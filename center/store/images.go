@@ -6,23 +6,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/drover/drover/smc"
 )
 
-const selectImage = `SELECT image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at FROM images`
+const selectImage = `SELECT image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at,
+	verification, verification_info, verified_at FROM images`
 
 func scanImage(row rowScanner) (*Image, error) {
 	var image Image
 	var disks string
-	var created int64
+	var created, verified int64
 	err := row.Scan(&image.ImageID, &image.AccountID, &image.RegionID, &image.ImageName, &image.JobID, &image.SourceID, &image.Run, &image.HostID,
-		&image.Status, &disks, &created)
+		&image.Status, &disks, &created, &image.Verification, &image.VerificationInfo, &verified)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
 	if err != nil {
 		return nil, err
 	}
-	image.CreatedAt = fromMillis(created)
+	image.CreatedAt, image.VerifiedAt = fromMillis(created), fromMillis(verified)
 	if err := json.Unmarshal([]byte(disks), &image.Disks); err != nil {
 		return nil, fmt.Errorf("image %s: %w", image.ImageID, err)
 	}
@@ -56,6 +59,16 @@ func (s *Store) ImagesOverLimit(ctx context.Context, jobID string, keep int) ([]
 		return nil, err
 	}
 	return collect(rows, scanImage)
+}
+
+// RecordVerification records the outcome of an image's verification; info says what is wrong with it. One that is gone
+// meanwhile needs none.
+func (s *Store) RecordVerification(ctx context.Context, imageID string, outcome smc.ImageVerification, info string) error {
+	return s.write(ctx, func(tx *transaction) error {
+		_, err := tx.ExecContext(ctx, `UPDATE images SET verification = ?, verification_info = ?, verified_at = ? WHERE image_id = ?`,
+			string(outcome), info, millis(s.now()), imageID)
+		return err
+	})
 }
 
 // DeleteImage forgets an image; its files go first.

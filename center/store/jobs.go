@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/drover/drover/smc"
 )
@@ -134,17 +136,12 @@ func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
 // Errors are *smc.Error with the codes CONTRACT.md lists for Create.
 func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, quota int) (jobID string, err error) {
 	now := s.now().UTC()
-	digest := smc.CreateReplicationJob.Fingerprint(&spec)
+	token, digest := value(spec.ClientToken), smc.CreateReplicationJob.Fingerprint(&spec)
 	err = s.writeEvents(ctx, func(tx *transaction) error {
-		if spec.ClientToken != nil && *spec.ClientToken != "" {
-			var known string
-			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, accountID, *spec.ClientToken).Scan(&jobID, &known)
-			switch {
-			case err == nil && known == digest:
-				return nil
-			case err == nil:
-				return smc.Errorf(smc.CodeIdempotentParameterMismatch, "ClientToken %q was used for job %s with other parameters: use a new token for a new job", *spec.ClientToken, jobID)
-			case !errors.Is(err, sql.ErrNoRows):
+		if token != "" {
+			made, known, err := s.madeBefore(ctx, tx, accountID, token, digest)
+			if err != nil || known {
+				jobID = made
 				return err
 			}
 		}
@@ -157,10 +154,16 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if err != nil {
 			return err
 		}
+		if err := offered(job, source); err != nil {
+			return err
+		}
 		if err := fitToSource(job, source); err != nil {
 			return err
 		}
 		if err := freeNames(ctx, tx, job); err != nil {
+			return err
+		}
+		if err := placeInNetwork(ctx, tx, &job.Spec); err != nil {
 			return err
 		}
 		var jobs int
@@ -191,9 +194,8 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET job_id = ? WHERE source_id = ?`, job.JobID, job.SourceID); err != nil {
 			return err
 		}
-		if spec.ClientToken != nil && *spec.ClientToken != "" {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO client_tokens (account_id, token, digest, job_id, created_at) VALUES (?, ?, ?, ?, ?)`,
-				accountID, *spec.ClientToken, digest, job.JobID, millis(now)); err != nil {
+		if token != "" {
+			if err := s.rememberToken(ctx, tx, accountID, token, digest, job.JobID); err != nil {
 				return err
 			}
 		}
@@ -226,6 +228,23 @@ func (s *Store) freeSource(ctx context.Context, tx *transaction, job *Job) (*Sou
 	return source, nil
 }
 
+// offered refuses a target that the source's system cannot be migrated to (CONTRACT: TargetType), and the targets that this
+// center does not deliver.
+func offered(job *Job, source *Source) error {
+	target := job.Spec.Target()
+	if target == smc.TargetImage {
+		return nil
+	}
+	platform, architecture := source.Server.Platform, strings.ToLower(source.Server.Architecture)
+	if strings.Contains(strings.ToLower(platform), "windows") {
+		return smc.Errorf(smc.CodeInvalidOsMigrationTypeNotMatched, "TargetType %s: source server %s runs %s, which can be migrated to an Image only", target, source.SourceID, platform)
+	}
+	if target == smc.TargetContainerImage && !slices.Contains([]string{"x86_64", "amd64", "x86-64"}, architecture) {
+		return smc.Errorf(smc.CodeInvalidOsMigrationTypeNotMatched, "TargetType %s: source server %s is %q; container images are made of x86_64 servers only: ask for an Image", target, source.SourceID, architecture)
+	}
+	return smc.Errorf(smc.CodeUnsupportedFeature, "TargetType: %s is not offered by this center; ask for an Image, and export its disks with drover image export", target)
+}
+
 const gib = 1 << 30
 
 // fitToSource fills in what follows from the source's disks and refuses what does not fit them.
@@ -252,19 +271,24 @@ func fitToSource(job *Job, source *Source) error {
 			index, size := disk.Index, max(smallest, inGiB(disk.SizeBytes))
 			job.Spec.DataDisk = append(job.Spec.DataDisk, smc.DataDiskTarget{Index: &index, Size: &size})
 		}
-		return nil
 	}
-	for n, disk := range job.Spec.DataDisk {
+	for n := range job.Spec.DataDisk {
+		disk := &job.Spec.DataDisk[n]
 		size, ok := sizes[*disk.Index]
 		if !ok || *disk.Index == 0 {
 			return smc.Errorf(smc.CodeReplicationJobDataDiskIndexInvalid, "DataDisk.%d.Index %d: source server %s has %d data disks", n+1, *disk.Index, source.SourceID, len(sizes)-1)
 		}
-		if disk.Size != nil && int64(*disk.Size)*gib < size {
+		if disk.Size == nil {
+			own := max(smallest, inGiB(size))
+			disk.Size = &own
+		}
+		if int64(*disk.Size)*gib < size {
 			return smc.Errorf(smc.CodeUnsupportedFeature, "DataDisk.%d.Size %d GiB is less than data disk %d of source server %s (%d bytes): this center does not shrink disks, ask for at least %d",
 				n+1, *disk.Size, *disk.Index, source.SourceID, size, inGiB(size))
 		}
 	}
-	return nil
+	// Sizes that were left out are known only now: the partitions of a disk fit it (CONTRACT: Part).
+	return smc.FitParts(&job.Spec)
 }
 
 // freeNames refuses a job name or image name that another job holds. The unique indexes hold the same rule; asking

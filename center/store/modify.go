@@ -107,8 +107,8 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 	if r.DataDisk != nil {
 		spec.DataDisk = r.DataDisk
 	}
-	if spec.Target() != smc.TargetImage {
-		return smc.Errorf(smc.CodeUnsupportedFeature, "TargetType: %s is not offered by this center yet; it delivers images", spec.Target())
+	if spec.Target() == smc.TargetInstance && value(spec.InstanceID) == "" {
+		return smc.Errorf("MissingInstanceId", "InstanceId is missing: TargetType TargetInstance needs the instance to migrate to")
 	}
 	if value(spec.NetMode) == 2 && value(spec.VSwitchID) == "" {
 		return smc.Errorf("MissingVSwitchId", "VSwitchId is missing: NetMode 2 needs it")
@@ -120,14 +120,25 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 		job.ValidUntil = spec.Expiry(job.CreatedAt)
 	}
 	job.ScheduledStartAt = spec.ScheduledStart()
+	if r.VSwitchID != nil || r.VpcID != nil {
+		if r.VpcID == nil { // it was that of the VSwitch before
+			spec.VpcID = nil
+		}
+		if err := placeInNetwork(ctx, tx, spec); err != nil {
+			return err
+		}
+	}
 	return s.refit(ctx, tx, job, r)
 }
 
 // refit holds changed disks and names against the source and the other jobs.
 func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
-	if r.SystemDiskSize != nil || r.DataDisk != nil {
+	if r.TargetType != nil || r.SystemDiskSize != nil || r.SystemDiskPart != nil || r.DataDisk != nil {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, job.SourceID))
 		if err != nil {
+			return err
+		}
+		if err := offered(job, source); err != nil {
 			return err
 		}
 		name := job.ImageName

@@ -28,7 +28,8 @@ type Job struct {
 	EndedAt              time.Time
 	ValidUntil           time.Time // zero: never expires
 	ScheduledStartAt     time.Time // zero: started by hand
-	Runs                 []Run     // filled by Jobs and Job
+	Runs                 []Run     // filled by JobPage and Job
+	Tags                 []smc.Tag // filled by JobPage
 }
 
 // RunOnce reports whether the job is a one-time job.
@@ -83,6 +84,10 @@ type Image struct {
 	Status                       smc.ImageStatus
 	Disks                        []ImageDisk
 	CreatedAt                    time.Time
+	// Verification is empty, and VerifiedAt zero, until the image is verified; VerificationInfo says what is wrong with it.
+	Verification     smc.ImageVerification
+	VerificationInfo string
+	VerifiedAt       time.Time
 }
 
 // ImageDisk describes one disk of an image.

@@ -751,6 +751,16 @@ func TestCreateRules(t *testing.T) {
 		{"data disk too small", func(r *smc.CreateReplicationJobRequest) {
 			r.DataDisk = []smc.DataDiskTarget{{Index: pointer(1), Size: pointer(39)}}
 		}, smc.CodeUnsupportedFeature, "at least 40"},
+		{"partitions larger than the source's disk", func(r *smc.CreateReplicationJobRequest) {
+			r.SystemDiskPart = []smc.PartTarget{{Device: pointer("0_0"), SizeBytes: pointer(int64(26 << 30))}}
+		}, smc.CodeInvalidParameter, "SystemDiskPart.1.SizeBytes"},
+		{"partitions larger than a data disk without a size", func(r *smc.CreateReplicationJobRequest) {
+			r.DataDisk = []smc.DataDiskTarget{{Index: pointer(1), Part: []smc.PartTarget{{Device: pointer("1_0"), SizeBytes: pointer(int64(41 << 30))}}}}
+		}, smc.CodeInvalidParameter, "DataDisk.1.Part.1.SizeBytes"},
+		{"container image of another architecture", func(r *smc.CreateReplicationJobRequest) { r.TargetType = pointer("ContainerImage") }, smc.CodeInvalidOsMigrationTypeNotMatched, "x86_64"},
+		{"target instance", func(r *smc.CreateReplicationJobRequest) {
+			r.TargetType, r.InstanceID = pointer("Instance"), pointer("i-1")
+		}, smc.CodeUnsupportedFeature, "ask for an Image"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := spec(free.SourceID)

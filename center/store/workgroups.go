@@ -41,19 +41,12 @@ func (s *Store) CreateWorkgroup(ctx context.Context, group Workgroup, clientToke
 	err := s.write(ctx, func(tx *transaction) error {
 		id = group.WorkgroupID
 		if clientToken != "" {
-			var knownID, known string
-			err := tx.QueryRowContext(ctx, `SELECT job_id, digest FROM client_tokens WHERE account_id = ? AND token = ?`, group.AccountID, workgroupToken+clientToken).Scan(&knownID, &known)
-			switch {
-			case err == nil && known == digest:
-				id = knownID
-				return nil
-			case err == nil:
-				return smc.Errorf(smc.CodeIdempotentParameterMismatch, "ClientToken %q made workgroup %s with other parameters: use a new token", clientToken, knownID)
-			case !errors.Is(err, sql.ErrNoRows):
+			made, known, err := s.madeBefore(ctx, tx, group.AccountID, workgroupToken+clientToken, digest)
+			if err != nil || known {
+				id = made
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO client_tokens (account_id, token, digest, job_id, created_at) VALUES (?, ?, ?, ?, ?)`,
-				group.AccountID, workgroupToken+clientToken, digest, id, millis(s.now())); err != nil {
+			if err := s.rememberToken(ctx, tx, group.AccountID, workgroupToken+clientToken, digest, id); err != nil {
 				return err
 			}
 		}
@@ -187,6 +180,8 @@ type WorkgroupMember struct {
 	JobStatus smc.JobStatus
 	Run       int
 	CutOver   CutOver
+	// NotPassed: the verification of an image of the job failed.
+	NotPassed bool
 }
 
 // Workgroups lists an account's workgroups, newest first, that have an id of ids (when given), the name (when given) and
@@ -205,12 +200,17 @@ func (s *Store) Workgroups(ctx context.Context, accountID string, ids []string, 
 
 // WorkgroupMembers returns the members of all workgroups of an account.
 func (s *Store) WorkgroupMembers(ctx context.Context, accountID string) ([]WorkgroupMember, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT s.workgroup_id, s.source_id, COALESCE(j.status, ''), COALESCE(j.run, 0), COALESCE(j.cutover, '')
-		FROM source_servers s LEFT JOIN replication_jobs j ON j.job_id = s.job_id WHERE s.account_id = ? AND s.workgroup_id <> '' ORDER BY s.source_id`, accountID)
+	rows, err := s.db.QueryContext(ctx, `SELECT s.workgroup_id, s.source_id, COALESCE(j.status, ''), COALESCE(j.run, 0), COALESCE(j.cutover, ''),
+		(SELECT COUNT(*) FROM images i WHERE i.job_id = s.job_id AND i.verification = ?)
+		FROM source_servers s LEFT JOIN replication_jobs j ON j.job_id = s.job_id WHERE s.account_id = ? AND s.workgroup_id <> '' ORDER BY s.source_id`,
+		string(smc.VerificationNotPassed), accountID)
 	if err != nil {
 		return nil, fmt.Errorf("members of workgroups: %w", err)
 	}
 	return collect(rows, func(row rowScanner) (m WorkgroupMember, err error) {
-		return m, row.Scan(&m.WorkgroupID, &m.SourceID, &m.JobStatus, &m.Run, &m.CutOver)
+		var notPassed int
+		err = row.Scan(&m.WorkgroupID, &m.SourceID, &m.JobStatus, &m.Run, &m.CutOver, &notPassed)
+		m.NotPassed = notPassed > 0
+		return m, err
 	})
 }

@@ -37,7 +37,7 @@ var notProvoked = map[string]string{
 	smc.CodeInvalidSecurityGroupIncorrectNetwork:                                   "the vendor's cloud only",
 	smc.CodeInvalidSecurityGroupVPCMismatch:                                        "the vendor's cloud only",
 	smc.CodeVSwitchIDVpcIDMismatch:                                                 "the center has no list of VSwitches to check against",
-	smc.CodeInvalidOsMigrationTypeNotMatched:                                       "every target but an image is UnsupportedFeature before",
+	smc.CodeInvalidOsMigrationTypeNotMatched:                                       "the source here runs Linux on x86-64; center/store tests the others",
 	"CutOverReplicationJob " + smc.CodeReplicationJobInvalidBusinessStatus:         "a job that can be cut over is Waiting, which has no phases",
 	"ModifyReplicationJobAttribute " + smc.CodeReplicationJobInvalidBusinessStatus: "no change depends on the phase",
 	"StartReplicationJob " + smc.CodeSourceServerStateInvalid:                      "needs 90 seconds without a heartbeat",
