@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drover/drover/smc"
+)
+
+// Trouble is what keeps a Running job from getting on while its run tries again.
+type Trouble struct {
+	Code string
+	Info string
+	// Since is when it first failed so after the last progress.
+	Since time.Time
+}
+
+// String is what StatusInfo shows of a trouble.
+func (t Trouble) String() string {
+	return fmt.Sprintf("since %s: %s (%s)", smc.FormatTime(t.Since), t.Info, t.Code)
+}
+
+// NoteTrouble records that a Running run fails with code and tries again, and returns since when it does. It is told
+// ErrSuperseded when the job is not Running that run.
+func (s *Store) NoteTrouble(ctx context.Context, jobID string, run int, code, info string) (Trouble, error) {
+	trouble := Trouble{Code: code, Info: info}
+	err := s.write(ctx, func(tx *transaction) error {
+		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
+		if errors.Is(err, ErrNotFound) || err == nil && (job.Status != smc.StatusRunning || job.Run != run) {
+			return fmt.Errorf("job %s, run %d: %w", jobID, run, ErrSuperseded)
+		}
+		if err != nil {
+			return err
+		}
+		now := millis(s.now())
+		var since int64
+		// A trouble from before the last transition is over: this one begins now.
+		if err := tx.QueryRowContext(ctx, `INSERT INTO run_troubles (job_id, code, sequence, info, since, noted_at) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (job_id, code) DO UPDATE SET info = excluded.info, noted_at = excluded.noted_at, sequence = excluded.sequence,
+			since = CASE WHEN run_troubles.sequence = excluded.sequence THEN run_troubles.since ELSE excluded.since END
+			RETURNING since`, jobID, code, job.Sequence, info, now, now).Scan(&since); err != nil {
+			return err
+		}
+		trouble.Since = fromMillis(since)
+		// What does not get on has no rate, and no time at which it ends.
+		_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET rate = 0 WHERE job_id = ? AND number = ?`, jobID, run)
+		return err
+	})
+	return trouble, err
+}
+
+// ClearTroubles records that the run of a job gets on.
+func (s *Store) ClearTroubles(ctx context.Context, jobID string) error {
+	return s.write(ctx, func(tx *transaction) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM run_troubles WHERE job_id = ?`, jobID)
+		return err
+	})
+}
+
+// Troubles returns what keeps those of the jobs that are Running from getting on: the trouble noted last, by job.
+func (s *Store) Troubles(ctx context.Context, jobs ...*Job) (map[string]Trouble, error) {
+	sequences := map[string]int64{}
+	var ids []string
+	for _, job := range jobs {
+		if job.Status == smc.StatusRunning {
+			ids, sequences[job.JobID] = append(ids, job.JobID), job.Sequence
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	where := &conditions{}
+	where.in("job_id", ids)
+	rows, err := s.db.QueryContext(toEnd(ctx), `SELECT job_id, code, sequence, info, since FROM run_troubles`+where.String()+` ORDER BY noted_at`, where.args...)
+	if err != nil {
+		return nil, err
+	}
+	troubles := map[string]Trouble{}
+	_, err = collect(rows, func(row rowScanner) (struct{}, error) {
+		var id string
+		var trouble Trouble
+		var sequence, since int64
+		err := row.Scan(&id, &trouble.Code, &sequence, &trouble.Info, &since)
+		if trouble.Since = fromMillis(since); sequence == sequences[id] {
+			troubles[id] = trouble
+		}
+		return struct{}{}, err
+	})
+	return troubles, err
+}
+
+// ReserveSpace records that the run of a job has yet to store so many bytes on its transition host, if they fit into what is
+// free there less what the other runs have yet to store; others is what those have. A run that does not fit reserves nothing.
+func (s *Store) ReserveSpace(ctx context.Context, jobID, hostID string, bytes, free int64) (others int64, fits bool, err error) {
+	err = s.write(ctx, func(tx *transaction) error {
+		// One after the other on one host: two that look at once would both see room for one.
+		if _, err := tx.ExecContext(ctx, `UPDATE hosts SET host_id = host_id WHERE host_id = ?`, hostID); err != nil {
+			return err
+		}
+		if err := tx.QueryRowContext(ctx, `SELECT COALESCE(SUM(r.bytes), 0) FROM space_reservations r JOIN replication_jobs j ON j.job_id = r.job_id
+			WHERE r.host_id = ? AND r.job_id <> ? AND j.host_id = r.host_id AND j.status = ? AND j.business_status IN (?, ?, ?)`,
+			hostID, jobID, string(smc.StatusRunning), string(smc.BusinessPreparing), string(smc.BusinessSyncing), string(smc.BusinessProcessing)).Scan(&others); err != nil {
+			return err
+		}
+		if fits = bytes == 0 || bytes <= free-others; !fits {
+			bytes = 0
+		}
+		return setReservation(ctx, tx, jobID, hostID, bytes)
+	})
+	return others, fits, err
+}
+
+// UpdateReservation records how much the run of a job has yet to store.
+func (s *Store) UpdateReservation(ctx context.Context, jobID, hostID string, bytes int64) error {
+	return s.write(ctx, func(tx *transaction) error { return setReservation(ctx, tx, jobID, hostID, bytes) })
+}
+
+func setReservation(ctx context.Context, tx *transaction, jobID, hostID string, bytes int64) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO space_reservations (job_id, host_id, bytes) VALUES (?, ?, ?)
+		ON CONFLICT (job_id) DO UPDATE SET host_id = excluded.host_id, bytes = excluded.bytes`, jobID, hostID, bytes)
+	return err
+}
+
+// UpdateProcessing records how far a run is in Processing, as a share of 1. It never goes backwards.
+func (s *Store) UpdateProcessing(ctx context.Context, jobID string, run int, share float64) error {
+	return s.write(ctx, func(tx *transaction) error {
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = `+tx.greatest("progress", "?")+` WHERE job_id = ? AND run = ? AND status = ? AND business_status = ?`,
+			ProcessingPercent(share), jobID, run, string(smc.StatusRunning), string(smc.BusinessProcessing))
+		return err
+	})
+}
+
+// ProcessingPercent is how far a job is as a whole when its run is so far in Processing, as a share of 1.
+func ProcessingPercent(share float64) float64 {
+	return progressSynced + (progressProcessed-progressSynced)*min(1, max(0, share))
+}
