@@ -57,6 +57,7 @@ type Endpoint struct {
 	handlers map[string]handler
 	throttle *throttle
 	forged   *rate.Limiter
+	jobs     *jobPages
 }
 
 // handler carries out one operation.
@@ -92,7 +93,7 @@ func NewEndpoint(config Config) *Endpoint {
 	}
 	e := &Endpoint{
 		Config: config, handlers: map[string]handler{}, throttle: newThrottle(config.RateLimit, config.RateBurst),
-		forged: rate.NewLimiter(forgedPerSecond, forgedBurst),
+		forged: rate.NewLimiter(forgedPerSecond, forgedBurst), jobs: newJobPages(config.Store),
 	}
 	e.register()
 	return e

@@ -25,7 +25,9 @@ func (e *Endpoint) register() {
 	e.registerWorkgroups()
 	e.registerAccessKeys()
 	serve(e, smc.CreateReplicationJob, e.createReplicationJob)
-	serve(e, smc.DescribeReplicationJobs, e.describeReplicationJobs)
+	e.handlers[smc.DescribeReplicationJobs.Name()] = func(ctx context.Context, c *call, request any) (smc.Result, error) {
+		return e.describeReplicationJobs(ctx, c, request.(*smc.DescribeReplicationJobsRequest))
+	}
 	serve(e, smc.ModifyReplicationJobAttribute, func(ctx context.Context, c *call, r *smc.ModifyReplicationJobAttributeRequest) (*smc.ModifyReplicationJobAttributeResult, error) {
 		return &smc.ModifyReplicationJobAttributeResult{}, e.update(ctx, c, r.JobID, workflows.UpdateModify, r)
 	})
@@ -112,38 +114,19 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 	return &smc.CreateReplicationJobResult{JobID: jobID}, nil
 }
 
-func (e *Endpoint) describeReplicationJobs(ctx context.Context, c *call, r *smc.DescribeReplicationJobsRequest) (*smc.DescribeReplicationJobsResult, error) {
+func (e *Endpoint) describeReplicationJobs(ctx context.Context, c *call, r *smc.DescribeReplicationJobsRequest) (smc.Result, error) {
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
-	result := &smc.DescribeReplicationJobsResult{Page: smc.Page{PageNumber: number, PageSize: size}}
-	if value(r.JobType) != 0 {
-		return result, nil // the jobs of this center are all of JobType 0
+	if value(r.JobType) != 0 { // the jobs of this center are all of JobType 0
+		return &jobsAnswer{Page: smc.Page{PageNumber: number, PageSize: size}}, nil
 	}
-	jobs, total, err := e.Store.Jobs(ctx, c.accountID, store.JobFilter{
-		JobIDs: r.JobID, SourceIDs: r.SourceID, Name: value(r.Name), RegionID: value(r.RegionID),
-		Status: smc.JobStatus(value(r.Status)), BusinessStatus: smc.BusinessStatus(value(r.BusinessStatus)),
-		InstanceIDs: r.InstanceID, ResourceGroupID: value(r.ResourceGroupID), Tags: r.Tag,
-	}, store.Page{Number: number, Size: size})
+	jobs, total, err := e.jobs.page(ctx, c.accountID, r, store.Page{Number: number, Size: size})
 	if err != nil {
 		return nil, err
 	}
-	result.TotalCount = total
-	ids := make([]string, 0, len(jobs))
-	for _, job := range jobs {
-		ids = append(ids, job.JobID)
-	}
-	tags, err := e.Store.Tags(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	for _, job := range jobs {
-		shown := replicationJob(job)
-		shown.Tags = tags[job.JobID]
-		result.ReplicationJobs = append(result.ReplicationJobs, shown)
-	}
-	return result, nil
+	return &jobsAnswer{Page: smc.Page{TotalCount: total, PageNumber: number, PageSize: size}, ReplicationJobs: jobs}, nil
 }
 
-// replicationJob is a job as the API shows it.
+// replicationJob is a job as the API shows it: a function of the job alone, so that jobPages can keep what it gives.
 func replicationJob(job *store.Job) smc.ReplicationJob {
 	spec := &job.Spec
 	shown := smc.ReplicationJob{
@@ -158,7 +141,7 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 		LaunchTemplateVersion: value(spec.LaunchTemplateVersion), TransitionInstanceID: job.HostID,
 		ContainerNamespace: value(spec.ContainerNamespace), ContainerRepository: value(spec.ContainerRepository),
 		ContainerTag: value(spec.ContainerTag), LicenseType: value(spec.LicenseType), JobType: value(spec.JobType),
-		ResourceGroupID: value(spec.ResourceGroupID),
+		ResourceGroupID: value(spec.ResourceGroupID), Tags: job.Tags,
 	}
 	if job.Status == smc.StatusRunning {
 		shown.BusinessStatus = job.BusinessStatus

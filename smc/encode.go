@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,12 +39,39 @@ func encoderOf(t reflect.Type) encoder {
 	return made
 }
 
+// Encoded is a T as answers carry it, encoded once to be sent many times. A List[Encoded[T]] is on the wire what a List[T] is.
+type Encoded[T item] struct{ data []byte }
+
+// Encode encodes an entry of a list in an answer.
+func Encode[T item](entry *T) (Encoded[T], error) {
+	data, err := appendJSON(nil, entry)
+	return Encoded[T]{slices.Clip(data)}, err
+}
+
+// Size is how many bytes it is.
+func (e Encoded[T]) Size() int { return len(e.data) }
+
+func (Encoded[T]) itemName() string {
+	var zero T
+	return zero.itemName()
+}
+
+// MarshalJSON is for those who do not write answers.
+func (e Encoded[T]) MarshalJSON() ([]byte, error) { return e.data, nil }
+
+func (e Encoded[T]) appendTo(out []byte) []byte { return append(out, e.data...) }
+
 // nested is a List.
 type nested interface{ nestedUnder() string }
 
 func newEncoder(t reflect.Type) encoder {
 	if list, ok := reflect.Zero(t).Interface().(nested); ok && t.Kind() == reflect.Slice {
 		return listEncoder(list.nestedUnder(), t.Elem())
+	}
+	if t.Implements(reflect.TypeFor[interface{ appendTo([]byte) []byte }]()) {
+		return func(out []byte, v reflect.Value) ([]byte, error) {
+			return v.Interface().(interface{ appendTo([]byte) []byte }).appendTo(out), nil
+		}
 	}
 	if marshalsItself(t) || marshalsItself(reflect.PointerTo(t)) {
 		return appendMarshalled

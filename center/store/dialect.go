@@ -29,6 +29,8 @@ type dialect interface {
 	greatest(a, b string) string
 	// nextChange numbers a change of a sync session.
 	nextChange() string
+	// jobsRevision reports whether the database numbers the changes of an account's jobs (migration 00009).
+	jobsRevision() bool
 	// begin are the options of a write transaction.
 	begin() *sql.TxOptions
 	// conflict reports whether a transaction failed only because of another one, so that it is to be run again.
@@ -85,6 +87,7 @@ func (sqlite) nextChange() string {
 	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM sync_sessions)`
 }
 
+func (sqlite) jobsRevision() bool    { return true }
 func (sqlite) begin() *sql.TxOptions { return nil }
 func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
 
@@ -159,6 +162,7 @@ func (*postgres) rebind(query string) string {
 
 func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + b + ")" }
 func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
+func (*postgres) jobsRevision() bool          { return false }
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.
 func (*postgres) begin() *sql.TxOptions { return &sql.TxOptions{Isolation: sql.LevelSerializable} }
@@ -204,6 +208,16 @@ type database struct {
 	writers chan struct{}
 	// statements are kept prepared; nil where the driver does it.
 	statements *statements
+}
+
+// read runs fn in a transaction that sees the database as it is at its first statement.
+func (d *database) read(ctx context.Context, fn func(*transaction) error) error {
+	tx, err := d.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	return fn(&transaction{Tx: tx, dialect: d.dialect, db: d})
 }
 
 // conflictRetries is how often a transaction is run again that failed because of others. Each failure means that

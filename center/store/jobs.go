@@ -51,7 +51,7 @@ func encodeSpec(spec *smc.CreateReplicationJobRequest) (string, error) {
 	return string(encoded), err
 }
 
-// JobFilter narrows Jobs; empty fields do not filter, the others must all match.
+// JobFilter narrows JobPage; empty fields do not filter, the others must all match.
 type JobFilter struct {
 	JobIDs, SourceIDs []string
 	Name, RegionID    string
@@ -62,8 +62,8 @@ type JobFilter struct {
 	Tags              []smc.TagFilter
 }
 
-// Jobs lists the jobs of an account with their runs, newest first, and how many match in all.
-func (s *Store) Jobs(ctx context.Context, accountID string, filter JobFilter, page Page) ([]*Job, int, error) {
+// of are the conditions that the filter sets to the jobs of an account.
+func (filter JobFilter) of(accountID string) *conditions {
 	where := ofAccount(accountID)
 	where.in("job_id", filter.JobIDs)
 	where.in("source_id", filter.SourceIDs)
@@ -77,11 +77,7 @@ func (s *Store) Jobs(ctx context.Context, accountID string, filter JobFilter, pa
 		where.equal("status", string(smc.StatusRunning)) // a phase is shown only of a Running job
 		where.equal("business_status", string(filter.BusinessStatus))
 	}
-	jobs, total, err := list(ctx, s.db, selectJob, "replication_jobs", "created_at DESC, job_id", where, page, scanJob)
-	if err != nil {
-		return nil, 0, err
-	}
-	return jobs, total, s.fillRuns(ctx, jobs...)
+	return where
 }
 
 // Job returns one job of an account with its runs, or ErrNotFound.
@@ -90,7 +86,7 @@ func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) 
 	if err != nil {
 		return nil, err
 	}
-	return job, s.fillRuns(ctx, job)
+	return job, fillRuns(ctx, s.db, job)
 }
 
 // JobByID is Job for the center's own workers, which act for every account.
@@ -98,7 +94,7 @@ func (s *Store) JobByID(ctx context.Context, jobID string) (*Job, error) {
 	return scanJob(s.db.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
 }
 
-func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
+func fillRuns(ctx context.Context, from reader, jobs ...*Job) error {
 	byID := make(map[string]*Job, len(jobs))
 	ids := make([]string, 0, len(jobs))
 	for _, job := range jobs {
@@ -109,7 +105,7 @@ func (s *Store) fillRuns(ctx context.Context, jobs ...*Job) error {
 	}
 	where := &conditions{}
 	where.in("job_id", ids)
-	rows, err := s.db.QueryContext(toEnd(ctx), `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
+	rows, err := from.QueryContext(toEnd(ctx), `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
 		FROM replication_runs`+where.String()+` ORDER BY job_id, number`, where.args...)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"time"
 
@@ -181,9 +182,11 @@ func (c *conditions) in(column string, values []string) {
 	if len(values) == 0 {
 		return
 	}
-	c.clauses = append(c.clauses, column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")")
-	for _, value := range values {
-		c.args = append(c.args, value)
+	// The last one is repeated up to a power of two, so that there are few statements to keep prepared.
+	n := 1 << bits.Len(uint(len(values)-1))
+	c.clauses = append(c.clauses, column+" IN (?"+strings.Repeat(", ?", n-1)+")")
+	for i := range n {
+		c.args = append(c.args, values[min(i, len(values)-1)])
 	}
 }
 

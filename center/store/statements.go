@@ -65,7 +65,7 @@ func (d *database) QueryRowContext(ctx context.Context, query string, args ...an
 	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
 }
 
-// transaction is a write transaction whose statements are written with ?.
+// transaction is a transaction whose statements are written with ?.
 type transaction struct {
 	*sql.Tx
 	dialect
@@ -78,6 +78,14 @@ func (t *transaction) ExecContext(ctx context.Context, query string, args ...any
 		return t.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.ExecContext(ctx, t.rebind(query), args...)
+}
+
+// QueryContext runs a statement written with ?.
+func (t *transaction) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if stmt := t.db.prepared(ctx, query); stmt != nil {
+		return t.StmtContext(ctx, stmt).QueryContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
+	}
+	return t.Tx.QueryContext(ctx, t.rebind(query), args...)
 }
 
 // QueryRowContext runs a statement written with ?.

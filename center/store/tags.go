@@ -29,17 +29,18 @@ func resourceTable(resourceType string) (table, id string) {
 	return "source_servers", "source_id"
 }
 
-// rowQuerier is a *database or a *transaction.
-type rowQuerier interface {
+// reader is a *database or a *transaction.
+type reader interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // requireResources refuses ids the account does not have.
-func requireResources(ctx context.Context, tx rowQuerier, accountID, resourceType string, ids []string) error {
+func requireResources(ctx context.Context, from reader, accountID, resourceType string, ids []string) error {
 	table, column := resourceTable(resourceType)
 	for _, id := range ids {
 		var n int
-		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table+` WHERE account_id = ? AND `+column+` = ?`, accountID, id).Scan(&n); err != nil {
+		if err := from.QueryRowContext(ctx, `SELECT COUNT(*) FROM `+table+` WHERE account_id = ? AND `+column+` = ?`, accountID, id).Scan(&n); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -135,12 +136,16 @@ func (s *Store) ResourceTags(ctx context.Context, accountID, resourceType string
 
 // Tags returns the tags of resources, by resource id, in the order of their keys.
 func (s *Store) Tags(ctx context.Context, ids []string) (map[string][]smc.Tag, error) {
+	return tagsOf(ctx, s.db, ids)
+}
+
+func tagsOf(ctx context.Context, from reader, ids []string) (map[string][]smc.Tag, error) {
 	ctx = toEnd(ctx)
 	tags := map[string][]smc.Tag{}
 	for chunk := range slices.Chunk(ids, 500) {
 		where := &conditions{}
 		where.in("resource_id", chunk)
-		rows, err := s.db.QueryContext(ctx, `SELECT resource_type, resource_id, tag_key, tag_value FROM tags`+where.String()+` ORDER BY resource_id, tag_key`, where.args...)
+		rows, err := from.QueryContext(ctx, `SELECT resource_type, resource_id, tag_key, tag_value FROM tags`+where.String()+` ORDER BY resource_id, tag_key`, where.args...)
 		if err != nil {
 			return nil, err
 		}
