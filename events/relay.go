@@ -33,6 +33,17 @@ type Backlog interface {
 	Backlog(ctx context.Context) (pending int, oldest time.Time, err error)
 }
 
+// Rewinder is an Outbox that can be published again. With it a lost stream is filled again by the relay that notices the
+// loss, before anything newer is published; without it new events go on in what is left of the stream.
+type Rewinder interface {
+	// RewindAll makes every record one that is not marked published, and whose predecessor has no place in the stream.
+	// When it returns, no call of Pending returns a record of before.
+	RewindAll(ctx context.Context) error
+}
+
+// errRewound says that the outbox was rewound: what was read of it before is void.
+var errRewound = errors.New("the outbox was rewound")
+
 // Lag is what has not reached the stream yet.
 type Lag struct {
 	Pending int
@@ -43,8 +54,8 @@ type Lag struct {
 }
 
 // StreamLoss says that the stream no longer holds what was published: it was deleted and made
-// again, or restored from an older copy. What is published from then on is in order, but the
-// records marked published before must be replayed to be seen again.
+// again, or restored from an older copy. If the outbox is a [Rewinder], all of it is published
+// again; if not, what is published from then on is in order, and nothing before is seen again.
 type StreamLoss struct {
 	Stream string
 	// Created is when the present stream was made.
@@ -118,6 +129,8 @@ type Relay struct {
 	lossSeen time.Time
 	// refused holds the records the stream does not take, so that each is reported once.
 	refused map[string]bool
+	// rewinding is held while the outbox is rewound.
+	rewinding sync.Mutex
 
 	// Used by Run alone.
 	streamReady bool
@@ -197,6 +210,9 @@ func (r *Relay) Run(ctx context.Context) error {
 		read, moved, err := r.round(ctx, limit, status)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errRewound) {
+			continue
 		}
 		if err != nil {
 			r.noteFailure(err)
@@ -400,8 +416,15 @@ func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err 
 		}
 		last := conflict.Last
 		if rec.PrevStreamSeq > 0 && (last == nil || last.StreamSeq < rec.PrevStreamSeq) {
-			if err := r.checkLoss(ctx, rec); err != nil {
+			lost, err := r.checkLoss(ctx, rec)
+			if err != nil {
 				return 0, err
+			}
+			if rewinder, ok := r.outbox.(Rewinder); ok && lost {
+				if err := r.rewind(ctx, rewinder); err != nil {
+					return 0, err
+				}
+				return 0, errRewound
 			}
 		}
 		switch {
@@ -457,7 +480,7 @@ func (r *Relay) find(ctx context.Context, rec Record, last *Stored) (streamSeq u
 			return msg.StreamSeq, true, nil
 		case msg.Sequence > rec.Sequence:
 			r.superseded.Add(1)
-			r.log.Error("the stream has a later event of this resource and not this one; replay the outbox into a new stream to have it",
+			r.log.Error("the stream has a later event of this resource and not this one; events replay --new-stream makes a stream that has it",
 				zap.String("event_id", rec.ID), zap.String("subject", rec.Subject),
 				zap.Uint64("sequence", rec.Sequence), zap.Uint64("later_sequence", msg.Sequence))
 			return 0, true, nil
@@ -466,27 +489,45 @@ func (r *Relay) find(ctx context.Context, rec Record, last *Stored) (streamSeq u
 	}
 }
 
+// rewind has the whole outbox published again. Several subjects of one round notice a loss; once is enough for them, and
+// once more does no harm.
+func (r *Relay) rewind(ctx context.Context, outbox Rewinder) error {
+	r.rewinding.Lock()
+	defer r.rewinding.Unlock()
+	if ctx.Err() != nil {
+		return errRewound // another subject's loss ended the round
+	}
+	if err := outbox.RewindAll(ctx); err != nil {
+		return fmt.Errorf("rewind the outbox: %w", err)
+	}
+	return nil
+}
+
 // checkLoss finds out why the message before rec is not in the stream: it has aged out, or the
-// stream is not the one it was published to.
-func (r *Relay) checkLoss(ctx context.Context, rec Record) error {
+// stream is not the one it was published to, which is a loss.
+func (r *Relay) checkLoss(ctx context.Context, rec Record) (lost bool, err error) {
 	stream, err := r.js.Stream(ctx, r.cfg.Stream.name())
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", r.cfg.Stream.name(), err)
+		return false, fmt.Errorf("stream %s: %w", r.cfg.Stream.name(), err)
 	}
 	info := stream.CachedInfo()
 	state := info.State
 	if rec.PrevStreamSeq <= state.LastSeq && rec.PrevStreamSeq < state.FirstSeq {
-		return nil
+		return false, nil
 	}
 	r.mu.Lock()
 	seen := r.lossSeen.Equal(info.Created)
 	r.lossSeen = info.Created
 	r.mu.Unlock()
 	if seen {
-		return nil
+		return true, nil
 	}
 	r.losses.Add(1)
-	r.log.Error("the stream lost events that were published: it was made again or restored from an older copy; new events go on, replay the outbox to have the old ones back",
+	follows := "new events go on without those of before"
+	if _, ok := r.outbox.(Rewinder); ok {
+		follows = "all that the outbox still has is published again"
+	}
+	r.log.Error("the stream lost events that were published: it was made again or restored from an older copy; "+follows,
 		zap.Time("stream_created", info.Created), zap.Uint64("stream_first_seq", state.FirstSeq),
 		zap.Uint64("stream_last_seq", state.LastSeq), zap.Uint64("recorded_seq", rec.PrevStreamSeq),
 		zap.String("subject", rec.Subject))
@@ -496,7 +537,7 @@ func (r *Relay) checkLoss(ctx context.Context, rec Record) error {
 			LastSeq: state.LastSeq, Subject: rec.Subject, RecordedSeq: rec.PrevStreamSeq,
 		})
 	}
-	return nil
+	return true, nil
 }
 
 func (r *Relay) noteRefusal(rec Record, err error) {

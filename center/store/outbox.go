@@ -10,7 +10,11 @@ import (
 )
 
 // The store is the outbox that the relay moves to the stream.
-var _ events.Outbox = (*Store)(nil)
+var (
+	_ events.Outbox   = (*Store)(nil)
+	_ events.Backlog  = (*Store)(nil)
+	_ events.Rewinder = (*Store)(nil)
+)
 
 // selectOutbox reads records; prev is where the record before it of the same subject stands in the stream.
 const selectOutbox = `SELECT o.event_id, o.subject, o.sequence, o.event, o.created_at,
@@ -28,6 +32,9 @@ func scanRecord(row rowScanner) (events.Record, error) {
 
 // Pending implements events.Outbox: the oldest unpublished events, in the order they were written.
 func (s *Store) Pending(ctx context.Context, limit int) ([]events.Record, error) {
+	if err := s.finishRewind(ctx); err != nil {
+		return nil, err
+	}
 	rows, err := s.db.QueryContext(ctx, selectOutbox+` WHERE o.published = 0 ORDER BY o.id LIMIT ?`, limit)
 	if err != nil {
 		return nil, err
