@@ -139,10 +139,15 @@ func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs, page 
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	for i, job := range read.Jobs {
-		if read.Unknown[job.JobID] == nil {
+		row := read.Unknown[job.JobID]
+		if row == nil {
 			continue
 		}
 		p.jobs.Remove(job.JobID) // and with it the bytes of an earlier revision
+		if row.Queued() {        // its place changes with other jobs
+			page = false
+			continue
+		}
 		p.jobs.Add(job.JobID, keptJob{job.Revision, jobs[i]})
 		p.bytes += jobs[i].Size()
 	}

@@ -131,7 +131,7 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 	spec := &job.Spec
 	shown := smc.ReplicationJob{
 		JobID: job.JobID, SourceID: job.SourceID, Name: job.Name, Description: value(spec.Description), RegionID: job.RegionID,
-		Status: job.Status, TargetType: spec.Target(), Progress: percent(job.Progress), ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo,
+		Status: job.Status, TargetType: spec.Target(), Progress: percent(job.Progress), ErrorCode: job.ErrorCode, StatusInfo: job.Info(),
 		CreationTime: smc.FormatTime(job.CreatedAt), ScheduledStartTime: smc.FormatTime(job.ScheduledStartAt),
 		StartTime: smc.FormatTime(job.StartedAt), EndTime: smc.FormatTime(job.EndedAt), ValidTime: smc.FormatTime(job.ValidUntil),
 		ImageName: job.ImageName, ImageID: job.ImageID, RunOnce: job.RunOnce(), SystemDiskSize: value(spec.SystemDiskSize),
@@ -182,7 +182,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 	}
 	details := &smc.DescribeReplicationJobDetailsResult{
 		JobID: job.JobID, Status: job.Status, Run: job.Run, Progress: percent(job.Progress), EtaSeconds: -1,
-		ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo, Sequence: job.Sequence,
+		ErrorCode: job.ErrorCode, StatusInfo: job.Info(), Sequence: job.Sequence,
 	}
 	if job.Status == smc.StatusRunning {
 		details.BusinessStatus = job.BusinessStatus

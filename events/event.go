@@ -88,9 +88,11 @@ type JobStatusChanged struct {
 	RunType string `json:"RunType,omitempty"`
 	// ImageID is set once a run has made an image.
 	ImageID string `json:"ImageId,omitempty"`
-	// ErrorCode and StatusInfo are set while something is wrong.
+	// ErrorCode is set while something is wrong, StatusInfo also while there is something to know.
 	ErrorCode  string `json:"ErrorCode,omitempty"`
 	StatusInfo string `json:"StatusInfo,omitempty"`
+	// Queued says that the job was started and waits, in the Status it has, for a running slot of its account.
+	Queued bool `json:"Queued,omitempty"`
 	// Progress is in percent, 0 to 100.
 	Progress float64 `json:"Progress"`
 	// Time is when the transition happened.

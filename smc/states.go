@@ -190,8 +190,8 @@ func Transitions() []Transition {
 type JobState struct {
 	Status         JobStatus
 	BusinessStatus BusinessStatus
-	// Queued: the job was started and waits for a running slot in its resting Status. Stop and Delete
-	// withdraw it (CONTRACT: Over the running quota).
+	// Queued: the job was started and waits for a running slot in its resting Status. Stop and Delete withdraw it; what its
+	// Status allows is allowed, and another start leaves it where it is (CONTRACT: Over the running quota).
 	Queued bool
 }
 
@@ -199,13 +199,8 @@ type JobState struct {
 // and which ones are allowed: ReplicationJob.InvalidStatus, or ReplicationJob.InvalidBusinessStatus when only
 // the phase is wrong. It is pure, so a workflow's update validator may call it.
 func Allowed(by Trigger, s JobState) error {
-	if s.Queued {
-		if by == TriggerStop {
-			return nil
-		}
-		if by == TriggerStart {
-			return Errorf(CodeReplicationJobInvalidStatus, "Start is refused: the job is started already and queued for a running slot; stop it to withdraw it")
-		}
+	if s.Queued && by == TriggerStop {
+		return nil
 	}
 	for _, row := range transitions {
 		if row.By != by {

@@ -79,7 +79,8 @@ func TestQueuedJobs(t *testing.T) {
 	for trigger, want := range map[Trigger]string{
 		TriggerStop:     "",
 		TriggerDelete:   "",
-		TriggerStart:    CodeReplicationJobInvalidStatus,
+		TriggerStart:    "",
+		TriggerRun:      CodeReplicationJobInvalidStatus,
 		TriggerCutOver:  CodeReplicationJobInvalidStatus,
 		TriggerSchedule: "",
 	} {

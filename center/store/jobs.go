@@ -14,15 +14,15 @@ import (
 )
 
 const selectJob = `SELECT job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
-	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at FROM replication_jobs`
+	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at, queue_number, queue FROM replication_jobs`
 
 func scanJob(row rowScanner) (*Job, error) {
 	var job Job
-	var spec string
+	var spec, queue string
 	var created, started, ended, valid, scheduled int64
 	err := row.Scan(&job.JobID, &job.AccountID, &job.RegionID, &job.SourceID, &job.Name, &job.ImageName, &spec, &job.Status, &job.BusinessStatus,
 		&job.Sequence, &job.Run, &job.RunType, &job.CutOver, &job.HostID, &job.ImageID, &job.Progress, &job.ErrorCode, &job.StatusInfo,
-		&created, &started, &ended, &valid, &scheduled)
+		&created, &started, &ended, &valid, &scheduled, &job.Queue.Number, &queue)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
@@ -31,6 +31,9 @@ func scanJob(row rowScanner) (*Job, error) {
 	}
 	if err := json.Unmarshal([]byte(spec), &job.Spec); err != nil {
 		return nil, fmt.Errorf("job %s: %w", job.JobID, err)
+	}
+	if err := job.Queue.decode(queue); err != nil {
+		return nil, fmt.Errorf("job %s: its place in the queue: %w", job.JobID, err)
 	}
 	job.CreatedAt, job.StartedAt, job.EndedAt = fromMillis(created), fromMillis(started), fromMillis(ended)
 	job.ValidUntil, job.ScheduledStartAt = fromMillis(valid), fromMillis(scheduled)
@@ -86,7 +89,10 @@ func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) 
 	if err != nil {
 		return nil, err
 	}
-	return job, fillRuns(ctx, s.db, job)
+	if err := fillRuns(ctx, s.db, job); err != nil {
+		return nil, err
+	}
+	return job, fillQueue(ctx, s.db, job)
 }
 
 // JobByID is Job for the center's own workers, which act for every account.
@@ -340,7 +346,7 @@ func (s *Store) ForgetWorkflows(ctx context.Context) error {
 
 // state is as much of the job as decides what may be done to it.
 func (j *Job) state() smc.JobState {
-	return smc.JobState{Status: j.Status, BusinessStatus: j.BusinessStatus}
+	return smc.JobState{Status: j.Status, BusinessStatus: j.BusinessStatus, Queued: j.Queued()}
 }
 
 func value[T any](p *T) T {

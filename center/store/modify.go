@@ -13,13 +13,14 @@ import (
 type Schedule struct {
 	Frequency        time.Duration // 0: a one-time job
 	ScheduledStartAt time.Time     // zero: by hand
+	Queued           int64         // ticket of the job's place in the queue; 0: it is not queued
 }
 
 // ModifyJob changes what the request gives, all of it or nothing. What may change depends on the job's status (CONTRACT:
 // Modify). Errors are those CONTRACT lists for Modify.
 func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttributeRequest) (*Schedule, error) {
 	var schedule Schedule
-	err := s.write(ctx, func(tx *transaction) error {
+	err := s.writeEvents(ctx, func(tx *transaction) error {
 		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, r.JobID))
 		if errors.Is(err, ErrNotFound) {
 			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s does not exist", r.JobID)
@@ -40,7 +41,14 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		schedule.ScheduledStartAt = job.ScheduledStartAt
 		_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ? WHERE job_id = ?`,
 			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.JobID)
-		return err
+		if err != nil {
+			return err
+		}
+		if err := s.reconsider(ctx, tx, job, r); err != nil {
+			return err
+		}
+		schedule.Queued = job.Queue.Ticket
+		return nil
 	})
 	return &schedule, err
 }

@@ -28,6 +28,7 @@ type Job struct {
 	EndedAt              time.Time
 	ValidUntil           time.Time // zero: never expires
 	ScheduledStartAt     time.Time // zero: started by hand
+	Queue                Queue     // where it waits for a running slot
 	Runs                 []Run     // filled by JobPage and Job
 	Tags                 []smc.Tag // filled by JobPage
 }

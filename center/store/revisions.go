@@ -7,7 +7,8 @@ import (
 )
 
 // JobRevision names a job as it was at a time: Revision changes, and never comes back, with whatever a Job holds, its runs and
-// tags too. The database sees to that, so it holds whoever writes.
+// tags too. The database sees to that, so it holds whoever writes. Only the place of a queued job is not of its own: such a
+// job is known at no revision.
 type JobRevision struct {
 	JobID    string
 	Revision int64
@@ -121,5 +122,8 @@ func readJobs(ctx context.Context, tx *transaction, ids []string) (map[string]*J
 		job.Tags = tags[job.JobID]
 		byID[job.JobID] = job
 	}
-	return byID, fillRuns(ctx, tx, jobs...)
+	if err := fillRuns(ctx, tx, jobs...); err != nil {
+		return nil, err
+	}
+	return byID, fillQueue(ctx, tx, jobs...)
 }

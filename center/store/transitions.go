@@ -46,6 +46,9 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 		}
 		return s.writeTransition(ctx, tx, &previous, job, c.key)
 	})
+	if errors.Is(err, errAsItIs) {
+		return job, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s, transition %s: %w", c.jobID, c.key, err)
 	}
@@ -53,12 +56,26 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	return job, nil
 }
 
-// writeTransition updates the job's row, writes its event and moves its source along.
+// errAsItIs ends a transition that has nothing to change.
+var errAsItIs = errors.New("the job stays as it is")
+
+// writeTransition updates the job's row, writes its event and moves its source along. A job whose status changes is no
+// longer queued.
 func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, job *Job, key string) error {
+	if job.Status != previous.Status {
+		job.Queue = Queue{}
+	}
+	queue, err := job.Queue.encode()
+	if err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
-		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ? WHERE job_id = ?`,
+		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ?, queue_number = ?, queue = ? WHERE job_id = ?`,
 		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
-		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.JobID); err != nil {
+		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue, job.JobID); err != nil {
+		return err
+	}
+	if err := fillQueue(ctx, tx, job); err != nil {
 		return err
 	}
 	if err := s.jobEvent(ctx, tx, previous, job, key); err != nil {
@@ -90,7 +107,7 @@ func (s *Store) jobEvent(ctx context.Context, tx *transaction, previous, job *Jo
 		AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Name: job.Name,
 		Sequence: uint64(job.Sequence), Status: string(job.Status), BusinessStatus: businessStatus(job),
 		Run: job.Run, RunType: string(job.RunType), ImageID: job.ImageID,
-		ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo, Progress: job.Progress, Time: s.now().UTC(),
+		ErrorCode: job.ErrorCode, StatusInfo: job.Info(), Queued: job.Queued(), Progress: job.Progress, Time: s.now().UTC(),
 	}
 	if previous != nil {
 		data.PreviousStatus, data.PreviousBusinessStatus = string(previous.Status), businessStatus(previous)
@@ -129,58 +146,96 @@ type RunStart struct {
 	BusinessStatus smc.BusinessStatus // the phase to go on from
 	HostID         string             // transition host that does the work
 	Lap            int64              // number of this transition: it sets a resumed run apart from its earlier laps
+	// Queued is the ticket of a job that does not run: its account has no running slot left, and it waits for one. What
+	// else stands here is then of its last run. It is 0 when the job runs.
+	Queued int64
+	// Over says that the job neither runs nor is queued: the start was carried out by an earlier attempt, and has ended since.
+	Over bool
+}
+
+func (j *Job) runStart() *RunStart {
+	return &RunStart{
+		Run: j.Run, Type: j.RunType, BusinessStatus: j.BusinessStatus, HostID: j.HostID, Lap: j.Sequence,
+		Queued: j.Queue.Ticket, Over: j.Status != smc.StatusRunning && !j.Queued(),
+	}
 }
 
 // StartRun makes a job Running. From Stopped and InError it resumes its run in the phase it had reached; from Ready
 // and Waiting it begins the next run. cutOver, when not CutOverNone, is kept as the job's intent: the run is its last.
-// Errors: SourceServerState.Invalid when the source is Unavailable; ReplicationJob.InvalidStatus when another
+// When its account has no running slot left the job is queued instead, in the status it has; one that is queued already keeps
+// its place. Errors: SourceServerState.Invalid when the source is Unavailable; ReplicationJob.InvalidStatus when another
 // operation moved the job; TransitionHost.Unavailable when there is none alive.
 func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Trigger, runType smc.RunType, cutOver CutOver) (*RunStart, error) {
+	asked := Queue{Trigger: trigger, Type: runType, CutOver: cutOver}
 	job, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
-		from: func(job *Job) error { return smc.Allowed(trigger, job.state()) },
+		from: func(job *Job) error {
+			if err := smc.Allowed(trigger, job.state()); err != nil {
+				return err
+			}
+			if job.Queued() && job.Queue.joined(asked) == job.Queue {
+				return errAsItIs
+			}
+			return nil
+		},
 		apply: func(tx *transaction, job *Job) error {
 			if err := s.requireSource(ctx, tx, job.SourceID); err != nil {
 				return err
 			}
-			if job.HostID == "" {
-				host, err := s.pickHost(ctx, tx)
-				if err != nil {
-					return err
-				}
-				job.HostID = host
+			if job.Queued() {
+				job.Queue = job.Queue.joined(asked)
+				return nil
 			}
-			now := s.now().UTC()
-			if job.Status == smc.StatusReady || job.Status == smc.StatusWaiting {
-				job.Run++
-				job.RunType, job.BusinessStatus, job.Progress = runType, smc.BusinessPreparing, 0
-				if _, err := tx.ExecContext(ctx, `INSERT INTO replication_runs (job_id, number, type, status, started_at) VALUES (?, ?, ?, ?, ?)`,
-					job.JobID, job.Run, string(runType), string(smc.RunRunning), millis(now)); err != nil {
-					return err
-				}
-			} else {
-				if job.BusinessStatus == smc.BusinessSyncing {
-					// Preparing opens the sync session; what it finds done it does not do again.
-					job.BusinessStatus = smc.BusinessPreparing
-				}
-				if err := setRun(ctx, tx, job, smc.RunRunning, time.Time{}); err != nil {
-					return err
-				}
+			free, err := s.slotFree(ctx, tx, job.AccountID, lastNumber)
+			if err != nil {
+				return err
 			}
-			if cutOver != CutOverNone {
-				job.CutOver = cutOver
+			if !free {
+				return s.enqueueRun(ctx, tx, job, asked)
 			}
-			if job.StartedAt.IsZero() {
-				job.StartedAt = now
-			}
-			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusRunning, "", ""
-			return nil
+			return s.startRun(ctx, tx, job, asked)
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &RunStart{Run: job.Run, Type: job.RunType, BusinessStatus: job.BusinessStatus, HostID: job.HostID, Lap: job.Sequence}, nil
+	return job.runStart(), nil
+}
+
+// startRun makes a job Running as it was asked for.
+func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Queue) error {
+	if job.HostID == "" {
+		host, err := s.pickHost(ctx, tx)
+		if err != nil {
+			return err
+		}
+		job.HostID = host
+	}
+	now := s.now().UTC()
+	if job.Status == smc.StatusReady || job.Status == smc.StatusWaiting {
+		job.Run++
+		job.RunType, job.BusinessStatus, job.Progress = asked.Type, smc.BusinessPreparing, 0
+		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_runs (job_id, number, type, status, started_at) VALUES (?, ?, ?, ?, ?)`,
+			job.JobID, job.Run, string(asked.Type), string(smc.RunRunning), millis(now)); err != nil {
+			return err
+		}
+	} else {
+		if job.BusinessStatus == smc.BusinessSyncing {
+			// Preparing opens the sync session; what it finds done it does not do again.
+			job.BusinessStatus = smc.BusinessPreparing
+		}
+		if err := setRun(ctx, tx, job, smc.RunRunning, time.Time{}); err != nil {
+			return err
+		}
+	}
+	if asked.CutOver != CutOverNone {
+		job.CutOver = asked.CutOver
+	}
+	if job.StartedAt.IsZero() {
+		job.StartedAt = now
+	}
+	job.Status, job.ErrorCode, job.StatusInfo = smc.StatusRunning, "", ""
+	return nil
 }
 
 func (s *Store) requireSource(ctx context.Context, tx *transaction, sourceID string) error {
@@ -346,12 +401,16 @@ func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info
 }
 
 // Stop makes a job that is Running and Syncing Stopped. When it returns, no writer is left: the epoch was raised in the
-// same transaction (DESIGN: Fencing). Errors: ReplicationJob.InvalidStatus, ReplicationJob.InvalidBusinessStatus.
+// same transaction (DESIGN: Fencing). A job that is queued keeps its status, and its start is withdrawn. Errors:
+// ReplicationJob.InvalidStatus, ReplicationJob.InvalidBusinessStatus.
 func (s *Store) Stop(ctx context.Context, jobID, key string) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error { return smc.Allowed(smc.TriggerStop, job.state()) },
 		apply: func(tx *transaction, job *Job) error {
+			if job.Queued() {
+				return s.withdraw(ctx, tx, job)
+			}
 			job.Status = smc.StatusStopped
 			if err := setRun(ctx, tx, job, smc.RunStopped, s.now().UTC()); err != nil {
 				return err
