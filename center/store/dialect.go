@@ -182,7 +182,8 @@ func (*postgres) conflict(err error) bool {
 }
 
 func (*postgres) provider(db *sql.DB) (*goose.Provider, func(), error) {
-	locker, err := lock.NewPostgresSessionLocker()
+	// Processes that start together take turns within a second, not within goose's five; for five minutes, as goose would.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300), lock.WithUnlockTimeout(1, 60))
 	if err != nil {
 		return nil, nil, err
 	}
