@@ -17,6 +17,7 @@ import (
 	"github.com/drover/drover/center"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/events"
+	"github.com/drover/drover/smc"
 )
 
 // Connections are the servers that the processes of the center work on.
@@ -90,6 +91,8 @@ type ServerConfig struct {
 	RateBurst int
 	// SourceQuota and JobQuota are how many source servers and jobs an account may have; 0 for 1,000.
 	SourceQuota, JobQuota int
+	// VSwitchesFile is a JSON file of VSwitchIds and their VpcIds, which jobs are then held against; empty for none.
+	VSwitchesFile string
 	// RebuildEntities starts the entity of every job in the store: Temporal is empty.
 	RebuildEntities bool
 }
@@ -112,6 +115,9 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		if err := record.PutAccessKey(ctx, key); err != nil {
 			return fmt.Errorf("store the first access key: %w", err)
 		}
+	}
+	if err := config.setVSwitches(ctx, record); err != nil {
+		return err
 	}
 	if config.RebuildEntities {
 		if err := record.ForgetWorkflows(ctx); err != nil {
@@ -137,6 +143,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 			return err
 		},
 	})
+	defer endpoint.Close()
 	nc, err := config.nats("drover-server", log)
 	if err != nil {
 		return err
@@ -161,6 +168,24 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
 	group.Go(func() error { return serveHTTP(ctx, config.Listen, endpoint.Handler(), log.Named("endpoint")) })
 	return untilStopped(ctx, group.Wait())
+}
+
+// setVSwitches stores the network list for all processes of the center.
+func (c ServerConfig) setVSwitches(ctx context.Context, record *store.Store) error {
+	var list smc.VSwitches
+	if c.VSwitchesFile != "" {
+		data, err := os.ReadFile(c.VSwitchesFile)
+		if err != nil {
+			return fmt.Errorf("read the network list: %w", err)
+		}
+		if list, err = smc.ParseVSwitches(data); err != nil {
+			return fmt.Errorf("network list %s: %w", c.VSwitchesFile, err)
+		}
+	}
+	if err := record.SetVSwitches(ctx, list); err != nil {
+		return fmt.Errorf("store the network list: %w", err)
+	}
+	return nil
 }
 
 // wakeRelay has events on their way as soon as they are committed in this process.

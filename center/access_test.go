@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/ram"
@@ -305,7 +306,8 @@ func TestAuditLog(t *testing.T) {
 	name := func(kind, id string) smc.ResourceName {
 		return smc.ResourceName("acs:smc:" + region + ":" + account + ":" + kind + "/" + id)
 	}
-	before := len(f.audited(smc.DescribeAuditLogRequest{}))
+	changes := smc.DescribeAuditLogRequest{Changes: pointer(true)}
+	before := len(f.audited(changes))
 
 	// A call that changed something.
 	answer, err := f.client.DeleteReplicationJob(ctx, &smc.DeleteReplicationJobRequest{JobID: its.job})
@@ -335,7 +337,21 @@ func TestAuditLog(t *testing.T) {
 	require.NoError(t, err)
 	record = f.audited(smc.DescribeAuditLogRequest{Operation: pointer("DeleteWorkgroup")})[0]
 	require.Equal(t, name("workgroup", its.group), record.Resources[0])
-	require.Len(t, f.audited(smc.DescribeAuditLogRequest{}), before+5)
+	require.Len(t, f.audited(changes), before+5)
+
+	// One that only read.
+	_, err = f.client.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{its.job}})
+	require.NoError(t, err)
+	read := f.audited(smc.DescribeAuditLogRequest{Operation: pointer("DescribeReplicationJobs")})
+	require.Len(t, read, 1)
+	require.Equal(t, smc.OutcomeOK, read[0].Outcome)
+	require.Equal(t, smc.List[smc.ResourceName]{name("replicationjob", its.job)}, read[0].Resources)
+	_, err = f.client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: "j-none"})
+	f.requireCode(smc.CodeInvalidJobIDNotFound, err)
+	require.Len(t, f.audited(smc.DescribeAuditLogRequest{Outcome: pointer(smc.CodeInvalidJobIDNotFound)}), 1)
+	f.raw(signed("Nonsense", time.Now(), "nonsense"))
+	require.Empty(t, f.audited(smc.DescribeAuditLogRequest{Outcome: pointer(smc.CodeInvalidActionNotFound)})[0].Operation, "what is called is no operation")
+	require.Len(t, f.audited(changes), before+6, "it might have been one that changes something")
 
 	// Refusals of who calls, also of reading.
 	reader := f.as(key.AccessKeyID, key.AccessKeySecret)
@@ -346,22 +362,28 @@ func TestAuditLog(t *testing.T) {
 	replayed := signed("DescribeReplicationJobs", time.Now(), "replayed")
 	f.raw(replayed)
 	f.raw(replayed)
+	old := signed("DescribeReplicationJobs", time.Now().Add(-time.Hour), "old")
+	f.raw(old)
 	require.Equal(t, "ListAccessKeys", f.audited(smc.DescribeAuditLogRequest{KeyID: &key.AccessKeyID})[0].Operation)
 	for _, code := range []string{smc.CodeForbiddenUnauthorized, smc.CodeSignatureDoesNotMatch, smc.CodeSignatureNonceUsed} {
 		require.Len(t, f.audited(smc.DescribeAuditLogRequest{Outcome: &code}), 1, code)
 	}
 	_, err = f.as("AK-none", secret).DescribeReplicationJobs(ctx, nil)
 	f.requireCode(smc.CodeInvalidAccessKeyIDNotFound, err)
+	f.raw(url.Values{"Action": {"DescribeReplicationJobs"}, "Version": {smc.Version}}) // names no key at all
+	all := len(f.audited(smc.DescribeAuditLogRequest{}))
 	unknown, _, err := f.store.AuditLog(ctx, "", store.AuditFilter{}, store.Page{Number: 1, Size: 10})
 	require.NoError(t, err)
-	require.Len(t, unknown, 1, "of nobody's account")
-	require.Equal(t, "AK-none", unknown[0].AccessKeyID)
-	require.Len(t, f.audited(smc.DescribeAuditLogRequest{}), before+8, "reading leaves no record")
+	claims := map[string]string{}
+	for _, record := range unknown {
+		claims[record.AccessKeyID] = record.Outcome
+	}
+	require.Equal(t, map[string]string{"AK-none": smc.CodeInvalidAccessKeyIDNotFound, keyID: smc.CodeInvalidTimeStampExpired, "": "MissingAccessKeyId"}, claims, "of nobody's account")
 
 	// Pages and times.
 	now := time.Now()
 	past, future := smc.FormatTime(now.Add(-time.Hour)), smc.FormatTime(now.Add(time.Hour))
-	require.Len(t, f.audited(smc.DescribeAuditLogRequest{StartTime: &past, EndTime: &future}), before+8)
+	require.Len(t, f.audited(smc.DescribeAuditLogRequest{StartTime: &past, EndTime: &future}), all+1)
 	require.Empty(t, f.audited(smc.DescribeAuditLogRequest{StartTime: &future}))
 	require.Empty(t, f.audited(smc.DescribeAuditLogRequest{EndTime: &past}))
 	page, err := f.client.DescribeAuditLog(ctx, &smc.DescribeAuditLogRequest{PageSize: pointer(3), PageNumber: pointer(2)})
@@ -372,6 +394,9 @@ func TestAuditLog(t *testing.T) {
 	others, err := f.as("ak-other", secret).DescribeAuditLog(ctx, nil)
 	require.NoError(t, err)
 	require.Zero(t, others.TotalCount)
+	others, err = f.as("ak-other", secret).DescribeAuditLog(ctx, nil)
+	require.NoError(t, err)
+	require.Equal(t, 1, others.TotalCount, "its own call before")
 }
 
 // A record that cannot be written changes nothing for the caller.
@@ -389,6 +414,38 @@ func TestAuditLogThatFails(t *testing.T) {
 	e.audit(gone, c, smc.StartReplicationJob, nil)
 	require.Len(t, f.audited(smc.DescribeAuditLogRequest{Operation: pointer("StartReplicationJob")}), 2, "a caller that went away is recorded")
 	f.create(source)
+	// What could not be written together is in the log, record by record.
+	core, logged := observer.New(zap.ErrorLevel)
+	e = NewEndpoint(Config{Store: f.store, Engine: f.engine, RegionID: region, Logger: zap.New(core)})
+	for range 2 { // with one request id
+		e.audit(t.Context(), c, smc.DescribeReplicationJobs, nil)
+	}
+	e.Close()
+	require.Equal(t, 2, logged.FilterMessage("call not in the audit log").FilterField(zap.String("request_id", c.requestID)).Len())
+}
+
+// Records of calls that read are written together: when enough wait, when the first has waited long enough, and at the end.
+func TestAuditRecordsAreWrittenTogether(t *testing.T) {
+	f := newFixture(t, quiet)
+	e := NewEndpoint(Config{Store: f.store, Engine: f.engine, RegionID: region, Logger: zap.NewNop()})
+	read := func(n int) {
+		for range n {
+			e.audit(t.Context(), &call{requestID: newRequestID(), now: time.Now(), verified: true, key: store.AccessKey{AccessKeyID: keyID}, accountID: account, log: zap.NewNop()},
+				smc.DescribeReplicationJobs, nil)
+		}
+	}
+	written := func() int {
+		_, total, err := f.store.AuditLog(t.Context(), account, store.AuditFilter{}, store.Page{Number: 1, Size: 1})
+		require.NoError(t, err)
+		return total
+	}
+	read(auditBatch)
+	require.Equal(t, auditBatch, written())
+	read(1)
+	require.Eventually(t, func() bool { return written() == auditBatch+1 }, 10*time.Second, 10*time.Millisecond)
+	read(3)
+	e.Close()
+	require.Equal(t, auditBatch+4, written())
 }
 
 // Forged calls are recorded only so often: nobody fills the database from outside.
@@ -400,6 +457,7 @@ func TestForgedCallsAreBounded(t *testing.T) {
 		e.audit(t.Context(), &call{requestID: newRequestID(), now: time.Now(), key: store.AccessKey{AccessKeyID: "AK-none"}, log: zap.NewNop()},
 			nil, smc.Errorf(smc.CodeSignatureDoesNotMatch, ""))
 	}
+	e.Close()
 	most := forgedBurst + int(time.Since(began).Seconds()*float64(forgedPerSecond)) + 1
 	_, total, err := f.store.AuditLog(t.Context(), "", store.AuditFilter{}, store.Page{Number: 1, Size: 1})
 	require.NoError(t, err)
@@ -426,9 +484,11 @@ func TestThrottling(t *testing.T) {
 		f.requireCode(smc.CodeSignatureDoesNotMatch, describe(f.as("ak-other", "wrong")))
 	}
 	require.NoError(t, describe(f.as("ak-other", secret)))
-	_, total, err := f.store.AuditLog(t.Context(), account, store.AuditFilter{}, store.Page{Number: 1, Size: 1})
-	require.NoError(t, err)
-	require.Zero(t, total)
+	require.Eventually(t, func() bool {
+		throttled, _, err := f.store.AuditLog(t.Context(), account, store.AuditFilter{Outcome: smc.CodeThrottlingUser}, store.Page{Number: 1, Size: 10})
+		require.NoError(t, err)
+		return len(throttled) == 1 && throttled[0].AccessKeyID == keyID && throttled[0].Action == "DescribeReplicationJobs" && throttled[0].RequestID == refusal.RequestID
+	}, 10*time.Second, 10*time.Millisecond)
 }
 
 func TestQuotas(t *testing.T) {

@@ -2,6 +2,7 @@ package center
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,29 +12,30 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-// Anyone can send a wrong signature: such refusals are recorded up to this rate, all of them are logged.
 const (
+	// forgedPerSecond and forgedBurst bound how often calls are recorded that cost their sender nothing: those that are
+	// not genuine, and those that are throttled. All of them are logged.
 	forgedPerSecond rate.Limit = 5
 	forgedBurst     int        = 100
+
+	// auditTimeout is how long the record of a call may hold up its answer.
+	auditTimeout = 5 * time.Second
+	// auditDelay is how long the record of a call that changed nothing waits for others to be written with it, and
+	// auditBatch how many wait at most.
+	auditDelay = 200 * time.Millisecond
+	auditBatch = 200
 )
 
-// auditTimeout is how long the record of a call may hold up its answer.
-const auditTimeout = 5 * time.Second
-
-// audit records a call whose outcome is known: every call of an operation that changes something, and every call that was
-// refused because of who made it. Throttled calls leave no record: that would be work too. A record that cannot be written
-// is logged and changes nothing for the caller.
+// audit records a call whose outcome is known. The record of a call that may have changed something is in the database
+// before the call is answered; the others follow together. A record that cannot be written is logged and changes nothing
+// for the caller.
 func (e *Endpoint) audit(ctx context.Context, c *call, operation smc.AnyOperation, outcome error) {
 	code := smc.OutcomeOK
 	if outcome != nil {
 		code = smc.AsError(outcome).Code
 	}
-	switch {
-	case code == smc.CodeThrottlingUser:
-		return
-	case !c.verified && (c.key.AccessKeyID == "" || !e.forged.Allow()):
-		return
-	case c.verified && code != smc.CodeForbiddenUnauthorized && (operation == nil || operation.ReadOnly()):
+	throttled := code == smc.CodeThrottlingUser
+	if (!c.verified || throttled) && !e.forged.Allow() {
 		return
 	}
 	record := store.AuditRecord{
@@ -42,11 +44,65 @@ func (e *Endpoint) audit(ctx context.Context, c *call, operation smc.AnyOperatio
 	if operation != nil {
 		record.Action = operation.Name()
 	}
-	// The caller may be gone; what it did is done.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	if c.verified && !throttled && operation != nil && !operation.ReadOnly() {
+		// The caller may be gone; what it did is done.
+		e.records.write(context.WithoutCancel(ctx), []store.AuditRecord{record})
+		return
+	}
+	e.records.keep(context.WithoutCancel(ctx), record)
+}
+
+// auditRecords writes the audit log. Records of calls that changed nothing, which are most, are written together: one
+// transaction for each would cost more than such a call does.
+type auditRecords struct {
+	store *store.Store
+	log   *zap.Logger
+
+	mutex   sync.Mutex
+	waiting []store.AuditRecord
+	timer   *time.Timer // runs while records wait
+
+	flushing sync.Mutex // held while records are written: who flushes next finds them written
+}
+
+// keep has a record written soon. Who brings one too many waits for them to be written, so that there are never more.
+func (r *auditRecords) keep(ctx context.Context, record store.AuditRecord) {
+	r.mutex.Lock()
+	r.waiting = append(r.waiting, record)
+	full := len(r.waiting) >= auditBatch
+	if r.timer == nil {
+		r.timer = time.AfterFunc(auditDelay, func() { r.flush(context.Background()) })
+	}
+	r.mutex.Unlock()
+	if full {
+		r.flush(ctx)
+	}
+}
+
+// flush writes the records that wait.
+func (r *auditRecords) flush(ctx context.Context) {
+	r.flushing.Lock()
+	defer r.flushing.Unlock()
+	r.mutex.Lock()
+	records := r.waiting
+	r.waiting = nil
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+	r.mutex.Unlock()
+	if len(records) > 0 {
+		r.write(ctx, records)
+	}
+}
+
+func (r *auditRecords) write(ctx context.Context, records []store.AuditRecord) {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
-	if err := e.Store.Audit(ctx, record); err != nil {
-		c.log.Error("call not in the audit log", zap.String("action", record.Action), zap.String("account_id", record.AccountID), zap.String("access_key_id", record.AccessKeyID),
-			zap.Strings("resources", record.Resources), zap.String("outcome", code), zap.Error(err))
+	if err := r.store.Audit(ctx, records...); err != nil {
+		for _, record := range records {
+			r.log.Error("call not in the audit log", zap.String("request_id", record.RequestID), zap.String("action", record.Action), zap.String("account_id", record.AccountID),
+				zap.String("access_key_id", record.AccessKeyID), zap.Strings("resources", record.Resources), zap.String("outcome", record.Outcome), zap.Error(err))
+		}
 	}
 }

@@ -118,7 +118,9 @@ func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
 	for _, change := range changes {
 		change(&config)
 	}
-	handler := NewEndpoint(config).Handler()
+	endpoint := NewEndpoint(config)
+	t.Cleanup(endpoint.Close)
+	handler := endpoint.Handler()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case f.arrived <- r.URL.Path:

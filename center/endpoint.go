@@ -58,6 +58,7 @@ type Endpoint struct {
 	throttle *throttle
 	forged   *rate.Limiter
 	jobs     *jobPages
+	records  *auditRecords
 }
 
 // handler carries out one operation.
@@ -94,10 +95,15 @@ func NewEndpoint(config Config) *Endpoint {
 	e := &Endpoint{
 		Config: config, handlers: map[string]handler{}, throttle: newThrottle(config.RateLimit, config.RateBurst),
 		forged: rate.NewLimiter(forgedPerSecond, forgedBurst), jobs: newJobPages(config.Store),
+		records: &auditRecords{store: config.Store, log: config.Logger},
 	}
 	e.register()
 	return e
 }
+
+// Close writes what of the audit log is not written yet. It is called when no more calls come, and before the store is
+// closed.
+func (e *Endpoint) Close() { e.records.flush(context.Background()) }
 
 // nonces keeps signature nonces in the store, so that a replay is refused after a restart and by every replica.
 type nonces struct{ store *store.Store }
@@ -185,9 +191,9 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 
 // verify finds out who sent a request.
 func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) error {
+	c.key.AccessKeyID = request.AccessKeyID()
 	verifier := smc.Verifier{
 		Secret: func(ctx context.Context, id string) (string, bool, error) {
-			c.key.AccessKeyID = id
 			key, err := e.Store.AccessKey(ctx, id)
 			if errors.Is(err, store.ErrNotFound) {
 				return "", false, nil
@@ -195,7 +201,7 @@ func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) er
 			if err != nil {
 				return "", false, err
 			}
-			c.key, c.accountID = key, key.AccountID
+			c.key, c.accountID = key, key.AccountID // the record of a call with a wrong signature is the account's to see
 			return key.Secret, !key.Disabled, nil
 		},
 		Nonces: nonces{e.Store},

@@ -59,9 +59,16 @@ func (e *Endpoint) listAccessKeys(ctx context.Context, c *call, r *smc.ListAcces
 
 func (e *Endpoint) describeAuditLog(ctx context.Context, c *call, r *smc.DescribeAuditLogRequest) (*smc.DescribeAuditLogResult, error) {
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
-	records, total, err := e.Store.AuditLog(ctx, c.accountID, store.AuditFilter{
-		AccessKeyID: value(r.KeyID), Action: value(r.Operation), Outcome: value(r.Outcome), Since: r.Since(), Until: r.Until(),
-	}, store.Page{Number: number, Size: size})
+	e.records.flush(ctx) // who asks sees what it did before
+	filter := store.AuditFilter{AccessKeyID: value(r.KeyID), Action: value(r.Operation), Outcome: value(r.Outcome), Since: r.Since(), Until: r.Until()}
+	if value(r.Changes) {
+		for _, operation := range smc.Operations() {
+			if operation.ReadOnly() {
+				filter.NotActions = append(filter.NotActions, operation.Name())
+			}
+		}
+	}
+	records, total, err := e.Store.AuditLog(ctx, c.accountID, filter, store.Page{Number: number, Size: size})
 	if err != nil {
 		return nil, err
 	}

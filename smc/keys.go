@@ -12,7 +12,7 @@ var (
 	// DisableAccessKey ends an access key for good.
 	DisableAccessKey = declare[DisableAccessKeyRequest, DisableAccessKeyResult]("DisableAccessKey", extension,
 		answers(CodeInvalidAccessKeyIDNotFound))
-	// DescribeAuditLog lists who changed what, newest first.
+	// DescribeAuditLog lists who called what, newest first.
 	DescribeAuditLog = declare[DescribeAuditLogRequest, DescribeAuditLogResult]("DescribeAuditLog", extension, reads)
 )
 
@@ -80,6 +80,8 @@ type DescribeAuditLogRequest struct {
 	Operation *string `smc:"Operation,maxlen=128"`
 	// Outcome is OK or an error code.
 	Outcome *string `smc:"Outcome,maxlen=128"`
+	// Changes leaves out the calls of operations that only read.
+	Changes *bool `smc:"Changes,default=false"`
 	// StartTime and EndTime bound the time of the call; the end is not included.
 	StartTime  *string `smc:"StartTime,rule=time"`
 	EndTime    *string `smc:"EndTime,rule=time"`
@@ -111,8 +113,7 @@ type DescribeAuditLogResult struct {
 // OutcomeOK is the outcome of a call that did its work.
 const OutcomeOK = "OK"
 
-// AuditRecord is one call: who did what, to which resources, with what outcome. Calls that only read are recorded when
-// they are refused to who made them.
+// AuditRecord is one call: who did what, to which resources, with what outcome.
 type AuditRecord struct {
 	// CallID is the RequestId of the call.
 	CallID string `json:"CallId"`

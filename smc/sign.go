@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Signature is a way to sign requests.
@@ -147,6 +149,26 @@ func (v *Verifier) Verify(ctx context.Context, r *Request) (accessKeyID string, 
 func (req *Request) authorization() (scheme, parameters string) {
 	scheme, parameters, _ = strings.Cut(strings.TrimSpace(req.Header.Get(headerAuthorization)), " ")
 	return scheme, parameters
+}
+
+// maxAccessKeyIDLen is how long the id of an access key is at most.
+const maxAccessKeyIDLen = 128
+
+// AccessKeyID returns the access key id the request names, which is a claim until the signature is verified; empty when it
+// names none that could be one.
+func (req *Request) AccessKeyID() string {
+	id := req.Values.Get("AccessKeyId")
+	if scheme, parameters := req.authorization(); scheme != "" {
+		auth, err := parseACS3(parameters)
+		if err != nil || !strings.EqualFold(scheme, string(SignatureACS3)) {
+			return ""
+		}
+		id = auth.credential
+	}
+	if len(id) > maxAccessKeyIDLen || !utf8.ValidString(id) || strings.IndexFunc(id, unicode.IsControl) >= 0 {
+		return ""
+	}
+	return id
 }
 
 // errTemporaryCredentials refuses what comes with temporary credentials, which nobody here could check.

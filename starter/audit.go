@@ -11,13 +11,14 @@ import (
 
 func (c *cli) auditCommand() *cobra.Command {
 	var limit int
+	var changes bool
 	filter := map[string]*string{}
 	list := &cobra.Command{
-		Use:   "list [--key KEY-ID] [--operation NAME] [--outcome CODE] [--since TIME] [--until TIME] [--limit N]",
-		Short: "List who changed what, newest first",
-		Long: `List who changed what, newest first: calls that change something, and calls that were refused because of their
-signature or the policy of their key.`,
-		Example: `  drover audit list
+		Use:   "list [--key KEY-ID] [--operation NAME] [--outcome CODE] [--changes] [--since TIME] [--until TIME] [--limit N]",
+		Short: "List who called what, newest first",
+		Long: `List who called what, newest first: every call that named an access key of the account, whatever came of it. With
+--changes those of operations that only read are left out.`,
+		Example: `  drover audit list --changes
   drover audit list --operation DeleteReplicationJob --since 2026-01-31T00:00:00Z
   drover audit list --outcome Forbidden.Unauthorized`,
 		Args: exactArgs(),
@@ -36,7 +37,7 @@ signature or the policy of their key.`,
 				return err
 			}
 			records, err := listAudit(cmd, client, smc.DescribeAuditLogRequest{
-				KeyID: given("key"), Operation: given("operation"), Outcome: given("outcome"), StartTime: given("since"), EndTime: given("until"),
+				KeyID: given("key"), Operation: given("operation"), Outcome: given("outcome"), StartTime: given("since"), EndTime: given("until"), Changes: &changes,
 			}, limit)
 			if err != nil {
 				return err
@@ -57,6 +58,7 @@ signature or the policy of their key.`,
 	} {
 		filter[name] = list.Flags().String(name, "", usage)
 	}
+	list.Flags().BoolVar(&changes, "changes", false, "leave out the calls of operations that only read")
 	list.Flags().IntVar(&limit, "limit", 100, "list `N` calls at most")
 	return group("audit", "The audit log: who changed what", list)
 }

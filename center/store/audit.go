@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,25 +21,38 @@ type AuditRecord struct {
 	Outcome     string // smc.OutcomeOK or an error code
 }
 
-// Audit appends to the audit log.
-func (s *Store) Audit(ctx context.Context, record AuditRecord) error {
-	if record.Resources == nil {
-		record.Resources = []string{}
-	}
-	resources, err := json.Marshal(record.Resources)
-	if err != nil {
-		return err
-	}
+// auditRows is how many records a statement writes; SQLite and PostgreSQL bound the arguments of one.
+const auditRows = 100
+
+// Audit appends to the audit log: all of the records or none.
+func (s *Store) Audit(ctx context.Context, records ...AuditRecord) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO audit (request_id, at, account_id, access_key_id, action, resources, remote, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			record.RequestID, millis(record.At), record.AccountID, record.AccessKeyID, record.Action, string(resources), record.Remote, record.Outcome)
-		return err
+		for rows := range slices.Chunk(records, auditRows) {
+			const row = "(?, ?, ?, ?, ?, ?, ?, ?)"
+			args := make([]any, 0, len(rows)*strings.Count(row, "?"))
+			for _, record := range rows {
+				if record.Resources == nil {
+					record.Resources = []string{}
+				}
+				resources, err := json.Marshal(record.Resources)
+				if err != nil {
+					return err
+				}
+				args = append(args, record.RequestID, millis(record.At), record.AccountID, record.AccessKeyID, record.Action, string(resources), record.Remote, record.Outcome)
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO audit (request_id, at, account_id, access_key_id, action, resources, remote, outcome) VALUES `+
+				row+strings.Repeat(", "+row, len(rows)-1), args...); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
 // AuditFilter narrows AuditLog; empty fields do not filter, the others must all match.
 type AuditFilter struct {
 	AccessKeyID, Action, Outcome string
+	NotActions                   []string
 	Since, Until                 time.Time // Until is not included
 }
 
@@ -47,6 +62,7 @@ func (s *Store) AuditLog(ctx context.Context, accountID string, filter AuditFilt
 	where.equal("access_key_id", filter.AccessKeyID)
 	where.equal("action", filter.Action)
 	where.equal("outcome", filter.Outcome)
+	where.notIn("action", filter.NotActions)
 	if !filter.Since.IsZero() {
 		where.clauses, where.args = append(where.clauses, "at >= ?"), append(where.args, millis(filter.Since))
 	}

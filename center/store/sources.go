@@ -178,13 +178,17 @@ func (c *conditions) equal(column, value string) {
 	}
 }
 
-func (c *conditions) in(column string, values []string) {
+func (c *conditions) in(column string, values []string) { c.compare(column, "IN", values) }
+
+func (c *conditions) notIn(column string, values []string) { c.compare(column, "NOT IN", values) }
+
+func (c *conditions) compare(column, operator string, values []string) {
 	if len(values) == 0 {
 		return
 	}
 	// The last one is repeated up to a power of two, so that there are few statements to keep prepared.
 	n := 1 << bits.Len(uint(len(values)-1))
-	c.clauses = append(c.clauses, column+" IN (?"+strings.Repeat(", ?", n-1)+")")
+	c.clauses = append(c.clauses, column+" "+operator+" (?"+strings.Repeat(", ?", n-1)+")")
 	for i := range n {
 		c.args = append(c.args, values[min(i, len(values)-1)])
 	}
