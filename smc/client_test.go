@@ -326,6 +326,69 @@ func TestNewClient(t *testing.T) {
 	}
 }
 
+// TestSecurityToken: the client sends the token of a temporary key, signed; a self-hosted center says that it takes none.
+func TestSecurityToken(t *testing.T) {
+	for _, signature := range []Signature{SignatureHMACSHA1, SignatureACS3} {
+		t.Run(string(signature), func(t *testing.T) {
+			var sent *Request
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				req, err := ReadRequest(w, r)
+				if err == nil {
+					sent = req
+					_, err = testVerifier(&memoryNonces{}, nil).Verify(r.Context(), req)
+				}
+				_ = WriteError(w, FormatJSON, "R", "h", err)
+			}))
+			t.Cleanup(server.Close)
+			c := testClient(t, server.URL)
+			c.cfg.Signature, c.cfg.SecurityToken = signature, "token"
+			_, err := c.DescribeReplicationJobs(t.Context(), nil)
+			if CodeOf(err) != CodeUnsupportedFeature || !strings.Contains(err.Error(), "temporary (STS) credentials are not served") {
+				t.Errorf("got %v", err)
+			}
+			if signature == SignatureHMACSHA1 {
+				if sent.Values.Get("SecurityToken") != "token" || Sign(sent.Values, http.MethodPost, "the-secret") != sent.Values.Get("Signature") {
+					t.Errorf("sent %v", sent.Values)
+				}
+				return
+			}
+			if sent.Header.Get("x-acs-security-token") != "token" || !strings.Contains(sent.Header.Get("Authorization"), ";x-acs-security-token;") {
+				t.Errorf("sent %v", sent.Header)
+			}
+		})
+	}
+}
+
+func TestAccessKeyID(t *testing.T) {
+	acs3 := func(parameters string) http.Header {
+		return http.Header{"Authorization": {"ACS3-HMAC-SHA256 " + parameters}}
+	}
+	for name, c := range map[string]struct {
+		values url.Values
+		header http.Header
+		want   string
+	}{
+		"none":                       {},
+		"signature 1.0":              {values: url.Values{"AccessKeyId": {"AK"}}, want: "AK"},
+		"ACS3":                       {header: acs3("Credential=AK,SignedHeaders=host,Signature=0"), want: "AK"},
+		"ACS3 is what counts":        {values: url.Values{"AccessKeyId": {"other"}}, header: acs3("Credential=AK,SignedHeaders=host,Signature=0"), want: "AK"},
+		"ACS3 that is not":           {values: url.Values{"AccessKeyId": {"other"}}, header: acs3("Credential=AK")},
+		"another scheme":             {values: url.Values{"AccessKeyId": {"other"}}, header: http.Header{"Authorization": {"Bearer x"}}},
+		"longer than any":            {values: url.Values{"AccessKeyId": {strings.Repeat("A", 129)}}},
+		"with control characters":    {values: url.Values{"AccessKeyId": {"A\x00K"}}},
+		"that is not UTF-8":          {values: url.Values{"AccessKeyId": {"A\xffK"}}},
+		"as long as one can be":      {values: url.Values{"AccessKeyId": {strings.Repeat("A", 128)}}, want: strings.Repeat("A", 128)},
+		"with characters of Chinese": {values: url.Values{"AccessKeyId": {"钥"}}, want: "钥"},
+	} {
+		if c.header == nil {
+			c.header = http.Header{}
+		}
+		if got := (&Request{Values: c.values, Header: c.header}).AccessKeyID(); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestDefaultBackoff(t *testing.T) {
 	for retry, most := range map[int]time.Duration{
 		1: 200 * time.Millisecond, 2: 400 * time.Millisecond, 5: 3200 * time.Millisecond, 6: 5 * time.Second, 1000: 5 * time.Second,

@@ -19,7 +19,7 @@ const (
 	EnvSignature       = "DROVER_SIGNATURE"
 	EnvAccessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
 	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
-	// EnvSecurityToken marks the access key of the environment as temporary, which is refused.
+	// EnvSecurityToken belongs to the access key of the environment when that is temporary (STS).
 	EnvSecurityToken = "ALIBABA_CLOUD_SECURITY_TOKEN"
 	// EnvProfile chooses a profile of the vendor CLI's configuration.
 	EnvProfile = "ALIBABA_CLOUD_PROFILE"
@@ -32,7 +32,8 @@ const (
 //   - Endpoint: DROVER_ENDPOINT; it is required. The vendor's is smc.aliyuncs.com.
 //   - Access key: ALIBABA_CLOUD_ACCESS_KEY_ID with ALIBABA_CLOUD_ACCESS_KEY_SECRET, never one from here and one from
 //     there; the profile of the vendor CLI's configuration, HOME/.aliyun/config.json, that ALIBABA_CLOUD_PROFILE
-//     names; the profile that is current there. Only profiles of mode AK can be used.
+//     names; the profile that is current there. Profiles of the modes AK and StsToken can be used.
+//   - Security token: from where the access key is, ALIBABA_CLOUD_SECURITY_TOKEN or the profile.
 //   - Region: DROVER_REGION; and when the endpoint is the vendor's, the region in its name
 //     (smc.REGION.aliyuncs.com), ALIBABA_CLOUD_REGION_ID, the region of the profile. It may stay empty.
 //   - Signature: DROVER_SIGNATURE, HMAC-SHA1 (default) or ACS3-HMAC-SHA256.
@@ -49,15 +50,13 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	var p profile
 	switch {
 	case cfg.AccessKeyID != "" && cfg.AccessKeySecret != "":
-		if getenv(EnvSecurityToken) != "" {
-			return Config{}, fmt.Errorf("%s is set: temporary (STS) credentials cannot be used, an access key is needed", EnvSecurityToken)
-		}
+		cfg.SecurityToken = getenv(EnvSecurityToken)
 	case cfg.AccessKeyID == "" && cfg.AccessKeySecret == "":
 		var err error
 		if p, err = readProfile(getenv("HOME"), getenv(EnvProfile)); err != nil {
 			return Config{}, err
 		}
-		cfg.AccessKeyID, cfg.AccessKeySecret = p.AccessKeyID, p.AccessKeySecret
+		cfg.AccessKeyID, cfg.AccessKeySecret, cfg.SecurityToken = p.AccessKeyID, p.AccessKeySecret, p.STSToken
 	}
 	var missing []string
 	for _, v := range []struct{ name, value string }{
@@ -109,6 +108,7 @@ type profile struct {
 	Mode            string `json:"mode"`
 	AccessKeyID     string `json:"access_key_id"`
 	AccessKeySecret string `json:"access_key_secret"`
+	STSToken        string `json:"sts_token"`
 	RegionID        string `json:"region_id"`
 }
 
@@ -150,9 +150,15 @@ func readProfile(home, name string) (profile, error) {
 		if p.Name != name {
 			continue
 		}
-		if !strings.EqualFold(p.Mode, "AK") {
-			return profile{}, fmt.Errorf("profile %s of %s has mode %s; only mode AK, an access key, can be used: choose a profile with %s, or set %s and %s",
+		temporary := strings.EqualFold(p.Mode, "StsToken")
+		switch {
+		case !temporary && !strings.EqualFold(p.Mode, "AK"):
+			return profile{}, fmt.Errorf("profile %s of %s has mode %s; only the modes AK, an access key, and StsToken, a temporary one, can be used: choose a profile with %s, or set %s and %s",
 				quote(name), path, quote(p.Mode), EnvProfile, EnvAccessKeyID, EnvAccessKeySecret)
+		case temporary && p.STSToken == "":
+			return profile{}, fmt.Errorf("profile %s of %s has mode StsToken and no sts_token; run aliyun configure, or set %s, %s and %s", quote(name), path, EnvAccessKeyID, EnvAccessKeySecret, EnvSecurityToken)
+		case !temporary:
+			p.STSToken = "" // left from another mode
 		}
 		if p.AccessKeyID == "" || p.AccessKeySecret == "" {
 			return profile{}, fmt.Errorf("profile %s of %s has no access key; run aliyun configure, or set %s and %s", quote(name), path, EnvAccessKeyID, EnvAccessKeySecret)

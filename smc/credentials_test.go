@@ -14,6 +14,8 @@ const profilesOfTheCLI = `{"current": "prod", "profiles": [
 	{"name": "default", "mode": "AK", "access_key_id": "id-default", "access_key_secret": "secret-default", "region_id": "cn-beijing", "output_format": "json"},
 	{"name": "prod", "mode": "AK", "access_key_id": "id-prod", "access_key_secret": "secret-prod", "region_id": "cn-hangzhou", "retry_count": 3},
 	{"name": "sts", "mode": "StsToken", "access_key_id": "id-sts", "access_key_secret": "secret-sts", "sts_token": "t"},
+	{"name": "sts-without", "mode": "StsToken", "access_key_id": "id-sts", "access_key_secret": "secret-sts"},
+	{"name": "left", "mode": "AK", "access_key_id": "id-left", "access_key_secret": "secret-left", "sts_token": "t"},
 	{"name": "role", "mode": "EcsRamRole", "ram_role_name": "r"},
 	{"name": "empty", "mode": "AK"}
 ], "meta_path": ""}`
@@ -70,6 +72,22 @@ func TestConfigFromEnv(t *testing.T) {
 			map[string]string{EnvEndpoint: "smc.ap-southeast-1.aliyuncs.com", "HOME": home, EnvVendorRegion: "eu-central-1"},
 			Config{Endpoint: "smc.ap-southeast-1.aliyuncs.com", AccessKeyID: "id-prod", AccessKeySecret: "secret-prod", RegionID: "ap-southeast-1"},
 		},
+		"a temporary key of the environment": {
+			map[string]string{EnvEndpoint: vendor, EnvAccessKeyID: "STS.id", EnvAccessKeySecret: "secret", EnvSecurityToken: "token", "HOME": home},
+			Config{Endpoint: vendor, AccessKeyID: "STS.id", AccessKeySecret: "secret", SecurityToken: "token"},
+		},
+		"a temporary key of a profile": {
+			map[string]string{EnvEndpoint: vendor, "HOME": home, EnvProfile: "sts"},
+			Config{Endpoint: vendor, AccessKeyID: "id-sts", AccessKeySecret: "secret-sts", SecurityToken: "t"},
+		},
+		"a security token is never of another key": {
+			map[string]string{EnvEndpoint: vendor, "HOME": home, EnvProfile: "default", EnvSecurityToken: "token"},
+			Config{Endpoint: vendor, AccessKeyID: "id-default", AccessKeySecret: "secret-default", RegionID: "cn-beijing"},
+		},
+		"a token left in a profile of another mode": {
+			map[string]string{EnvEndpoint: vendor, "HOME": home, EnvProfile: "left"},
+			Config{Endpoint: vendor, AccessKeyID: "id-left", AccessKeySecret: "secret-left"},
+		},
 		"DROVER_REGION before all": {
 			map[string]string{EnvEndpoint: "smc.ap-southeast-1.aliyuncs.com", "HOME": home, EnvRegion: "cn-qingdao"},
 			Config{Endpoint: "smc.ap-southeast-1.aliyuncs.com", AccessKeyID: "id-prod", AccessKeySecret: "secret-prod", RegionID: "cn-qingdao"},
@@ -109,9 +127,8 @@ func TestConfigFromEnvRefuses(t *testing.T) {
 		"no key and no file":           {with(key, EnvAccessKeyID, "", EnvAccessKeySecret, "", "HOME", t.TempDir()), EnvAccessKeyID + ", " + EnvAccessKeySecret},
 		"no secret, though a profile":  {with(key, EnvAccessKeySecret, "", "HOME", home), "not set in the environment: " + EnvAccessKeySecret + ";"},
 		"an id of its own, no secret":  {with(key, EnvAccessKeyID, "", "HOME", home), "not set in the environment: " + EnvAccessKeyID + ";"},
-		"temporary credentials":        {with(key, EnvSecurityToken, "t"), "temporary (STS)"},
-		"a profile with STS":           {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "sts"}, `has mode "StsToken"; only mode AK`},
-		"a profile of a role":          {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "role"}, `has mode "EcsRamRole"; only mode AK`},
+		"a profile without its token":  {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "sts-without"}, "no sts_token"},
+		"a profile of a role":          {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "role"}, `has mode "EcsRamRole"; only the modes AK`},
 		"a profile without key":        {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "empty"}, "has no access key"},
 		"a profile there is not":       {map[string]string{EnvEndpoint: "http://x", "HOME": home, EnvProfile: "none"}, `has no profile "none"`},
 		"a profile and no file":        {map[string]string{EnvEndpoint: "http://x", "HOME": t.TempDir(), EnvProfile: "prod"}, "there is no "},

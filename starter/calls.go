@@ -32,7 +32,11 @@ func (t loggingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// actionOf returns the operation a request calls: ACS3 has it in a header, signature 1.0 in the form.
 func actionOf(req *http.Request) string {
+	if action := req.Header.Get("x-acs-action"); action != "" {
+		return action
+	}
 	if req.GetBody == nil {
 		return req.URL.Path
 	}
@@ -46,7 +50,7 @@ func actionOf(req *http.Request) string {
 		return req.URL.Path
 	}
 	values, err := url.ParseQuery(string(form))
-	if err != nil {
+	if err != nil || !values.Has("Action") {
 		return req.URL.Path
 	}
 	return values.Get("Action")

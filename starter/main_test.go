@@ -267,6 +267,11 @@ func TestVerboseLogsCallsAndNoSecrets(t *testing.T) {
 	assert.Contains(t, o.stderr, `"action": "DescribeSourceServers"`)
 	assert.NotContains(t, o.stderr, "secret")
 	assert.NotContains(t, o.stderr, "Signature")
+
+	env := e.env()
+	env[smc.EnvSignature] = string(smc.SignatureACS3)
+	o = droverWith(t, env, "source", "list", "--verbose")
+	assert.Contains(t, o.stderr, `"action": "DescribeSourceServers"`, "whatever the signature")
 }
 
 func TestTokenCreate(t *testing.T) {

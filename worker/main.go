@@ -3,7 +3,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
@@ -17,8 +19,9 @@ const usage = `Usage: drover-worker --role ROLE[,ROLE] [flags]
 Roles:
   center        the workflows of replication jobs and the activities that write the database
   transition    a transition host: receives disks from agents, makes and keeps images
-  orchestrator  fleets and migrations through an SMC endpoint, named by the variables DROVER_ENDPOINT, DROVER_REGION,
-                ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET
+  orchestrator  fleets and migrations through an SMC endpoint, named as for drover: DROVER_ENDPOINT, DROVER_REGION, DROVER_SIGNATURE,
+                and an access key in ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET or in a profile of the
+                vendor's CLI (ALIBABA_CLOUD_PROFILE)
 
 Any number of workers may have the roles center and orchestrator. Each transition host has its own --data and its own address.
 
@@ -30,17 +33,35 @@ func main() { os.Exit(program(os.Getenv).Main(os.Args[1:], os.Stdout, os.Stderr)
 func program(getenv func(string) string) app.Program {
 	config := &app.WorkerConfig{Connections: app.ConnectionsFromEnv(getenv)}
 	orchestrator := &config.Orchestrator
-	orchestrator.SMC = smc.Config{AccessKeyID: getenv(smc.EnvAccessKeyID), AccessKeySecret: getenv(smc.EnvAccessKeySecret)}
+	var endpoint, region string
 	return app.Program{
-		Name: "drover-worker", Usage: usage, Check: config.Check,
+		Name: "drover-worker", Usage: usage,
+		Check: func() error {
+			if slices.Contains(config.Roles, app.RoleOrchestrator) {
+				var err error
+				orchestrator.SMC, err = smc.ConfigFromEnv(func(name string) string {
+					switch name { // the flags, which have the variables for default
+					case smc.EnvEndpoint:
+						return endpoint
+					case smc.EnvRegion:
+						return region
+					}
+					return getenv(name)
+				})
+				if err != nil {
+					return fmt.Errorf("the role orchestrator drives an endpoint: %w", err)
+				}
+			}
+			return config.Check()
+		},
 		Define: func(flags *pflag.FlagSet) {
 			app.ConnectionFlags(flags, &config.Connections)
 			flags.StringSliceVar(&config.Roles, "role", nil, "`ROLE`s of this worker: center, transition, orchestrator")
 			flags.StringVar(&config.DataDir, "data", "", "`DIR` where the transition host keeps staging and images")
 			flags.StringVar(&config.TransitionListen, "transition-listen", "127.0.0.1:7701", "`ADDRESS` where the transition host listens for agents")
 			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>)")
-			flags.StringVar(&orchestrator.SMC.Endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
-			flags.StringVar(&orchestrator.SMC.RegionID, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
+			flags.StringVar(&endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
+			flags.StringVar(&region, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
 			flags.StringVar(&orchestrator.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` in the subjects of the events of migrations and fleets (DROVER_ACCOUNT)")
 			flags.BoolVar(&orchestrator.Bridge, "bridge", getenv("DROVER_BRIDGE") != "off", "have events wake migrations; off: they poll (DROVER_BRIDGE=off)")
 		},
