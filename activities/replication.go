@@ -84,8 +84,12 @@ func (a *Replication) Sync(ctx context.Context, in PhaseInput) error {
 	}
 	disks, total := replicaDisks(job.Disks(source))
 	parameters := job.Parameters()
+	term, err := a.Store.Term(ctx)
+	if err != nil {
+		return applicationError(err)
+	}
 	session, err := a.Host.OpenSession(ctx, replica.SessionSpec{
-		JobID: in.JobID, Run: in.Run, Disks: disks,
+		JobID: in.JobID, Run: in.Run, Term: term, Disks: disks,
 		Params: replica.Params{
 			BandwidthLimitKbps: parameters.BandwidthLimit, CompressLevel: parameters.CompressLevel, Checksum: parameters.Checksum,
 		},
@@ -132,7 +136,11 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 	if err != nil {
 		return applicationError(err)
 	}
-	spec := replica.ImageSpec{ImageID: imageID(in.JobID, in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
+	term, err := a.Store.Term(ctx)
+	if err != nil {
+		return applicationError(err)
+	}
+	spec := replica.ImageSpec{ImageID: imageID(ofTerm(in.JobID, term), in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
 	for _, disk := range job.Disks(source) {
 		spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes})
 	}
@@ -243,6 +251,15 @@ func imageID(jobID string, run int) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", jobID, run))
 	text := new(big.Int).SetBytes(sum[:]).Text(36)
 	return "m-" + text[len(text)-18:]
+}
+
+// ofTerm is a job in a term of its center's record (store.Term). A run that is made anew after a restore gets another image
+// than the one of the same number that its host may still have.
+func ofTerm(jobID string, term int) string {
+	if term == 0 {
+		return jobID
+	}
+	return fmt.Sprintf("%s/term/%d", jobID, term)
 }
 
 // keepAlive heartbeats for an activity until stop is called, and cancels its context when its worker shuts down.

@@ -93,21 +93,7 @@ func (h *Host) Image(imageID string) (*Manifest, error) {
 	if err := checkID("image id", imageID); err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(manifestPath(h.imageDir(imageID)))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, newError(CodeImageNotFound, "this host has no image %s", imageID)
-	}
-	if err != nil {
-		return nil, storageError(err, "read the manifest of %s", imageID)
-	}
-	m := new(Manifest)
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, newError(CodeStorageError, "the manifest of %s is damaged: %w", imageID, err)
-	}
-	if m.Version != manifestVersion {
-		return nil, newError(CodeStorageError, "the manifest of %s has version %d; this host knows %d", imageID, m.Version, manifestVersion)
-	}
-	return m, nil
+	return ReadManifest(h.imageDir(imageID))
 }
 
 // Images returns the manifests of all complete images, by id.
@@ -442,27 +428,9 @@ func (h *Host) VerifyImage(ctx context.Context, imageID string, onProgress func(
 	for _, d := range m.Disks {
 		meter.total(d.SizeBytes)
 	}
-	dir := h.imageDir(imageID)
-	result := &VerifyResult{OK: true}
-	for _, d := range m.Disks {
-		one := VerifyDiskResult{Index: d.Index, OK: true}
-		bad, err := checkDisk(ctx, dir, d, true, meter.add)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		switch {
-		case err != nil:
-			one.OK, one.Message = false, err.Error()
-		case len(bad) > 0:
-			one.OK, one.BadGrains = false, int64(len(bad))
-			one.Message = fmt.Sprintf("%d grains are damaged, the first at byte %d", len(bad), bad[0]*GrainSize)
-		default:
-			if _, err := loadDelivery(dir, d); err != nil {
-				one.OK, one.Message = false, err.Error()
-			}
-		}
-		result.OK = result.OK && one.OK
-		result.Disks = append(result.Disks, one)
+	result, err := VerifyFiles(ctx, h.imageDir(imageID), meter.add)
+	if err != nil {
+		return nil, err
 	}
 	meter.done()
 	return result, nil

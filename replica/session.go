@@ -17,7 +17,10 @@ import (
 type SessionSpec struct {
 	JobID string
 	// Run is the number of the job's run; a higher one starts new counts.
-	Run    int
+	Run int
+	// Term sets apart runs of one number: a center that was restored from a backup makes runs anew that it had
+	// made already, in a later term.
+	Term   int
 	Disks  []Disk
 	Params Params
 }
@@ -104,12 +107,12 @@ func (h *Host) OpenSession(ctx context.Context, spec SessionSpec) (*Session, err
 		s.cancel()
 		return nil, storageError(err, "open the ledger of %s", spec.JobID)
 	}
-	if st.Complete && st.Run == spec.Run && slices.Equal(st.Disks, spec.Disks) {
+	if st.Complete && st.Run == spec.Run && st.Term == spec.Term && slices.Equal(st.Disks, spec.Disks) {
 		s.already = true
 		s.complete.Store(true)
 		s.end(nil)
 	} else {
-		st = stagingState{JobID: spec.JobID, Run: spec.Run, Disks: spec.Disks, Checksum: spec.Params.Checksum}
+		st = stagingState{JobID: spec.JobID, Run: spec.Run, Term: spec.Term, Disks: spec.Disks, Checksum: spec.Params.Checksum}
 		if err = st.save(dir); err == nil {
 			s.disks, err = openStaged(ctx, dir, spec.Disks)
 		}

@@ -664,8 +664,9 @@ func (l *intentLog) reset() error {
 type stagingState struct {
 	Version int    `json:"version"`
 	JobID   string `json:"jobId"`
-	// Run is the run last opened.
+	// Run is the run last opened, in Term.
 	Run   int    `json:"run"`
+	Term  int    `json:"term,omitempty"`
 	Disks []Disk `json:"disks"`
 	// Complete says that source and host agreed on every disk of Run.
 	Complete bool         `json:"complete"`
