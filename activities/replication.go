@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"time"
 
@@ -25,8 +26,17 @@ const heartbeatInterval = 2 * time.Second
 // errWorkerStopping ends an attempt when its worker shuts down; another attempt goes on where it was.
 var errWorkerStopping = errors.New("the worker is shutting down; the next attempt goes on from here")
 
-// ProgressFunc is told how far the sync of a job is, about once a second.
-type ProgressFunc func(job *store.Job, p store.SyncProgress)
+// Progress is how far a run is.
+type Progress struct {
+	store.SyncProgress
+	// Percent is how far the job is as a whole.
+	Percent float64
+	// SecondsLeft is when the sync will be done at the present rate; -1 when that cannot be said.
+	SecondsLeft int64
+}
+
+// ProgressFunc is told how far a run of a job is, about once a second while it is Syncing or Processing.
+type ProgressFunc func(job *store.Job, p Progress)
 
 // Replication holds the activities of a run's phases, on the transition host that does the work.
 type Replication struct {
@@ -35,6 +45,10 @@ type Replication struct {
 	HostURL    string // where agents reach the host
 	OnProgress ProgressFunc
 	Logger     *zap.Logger
+	// SourceWait is how long a run that is Syncing waits for a silent source. Default smc.DefaultSourceWait.
+	SourceWait time.Duration
+	// SourceQuiet is how long a source may be silent before the run says that it waits. Default 20 seconds.
+	SourceQuiet time.Duration
 }
 
 // PhaseInput names the run whose phase is to be done.
@@ -50,43 +64,47 @@ func (in PhaseInput) key(phase string) string {
 	return fmt.Sprintf("run/%d/%d/%s", in.Run, in.Lap, phase)
 }
 
-// Prepare makes the staging of a job ready on this host and opens the sync session.
+// Prepare takes the room the run needs, makes the staging of the job ready on this host, and opens the sync session.
 func (a *Replication) Prepare(ctx context.Context, in PhaseInput) error {
-	ctx, stop := keepAlive(ctx)
-	defer stop()
-	job, source, err := a.load(ctx, in)
-	if err != nil {
-		return applicationError(err)
-	}
-	disks, total := replicaDisks(job.Disks(source))
-	if err := a.Host.Prepare(ctx, job.JobID, disks, 0); err != nil {
-		return a.explain(ctx, err)
-	}
-	return applicationError(a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.HostURL, total))
+	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) error {
+		disks, total := replicaDisks(job.Disks(source))
+		if job.BusinessStatus == smc.BusinessPreparing { // else an earlier attempt has ended the phase
+			if err := a.reserveSpace(ctx, job, source); err != nil {
+				return err
+			}
+			if err := a.Host.Prepare(ctx, job.JobID, disks); err != nil {
+				return err
+			}
+		}
+		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.HostURL, total)
+	})
 }
 
 // Sync serves the source's agent until the synced state is complete. An attempt after a crash continues: what was
 // committed is not sent again.
 func (a *Replication) Sync(ctx context.Context, in PhaseInput) error {
-	ctx, stop := keepAlive(ctx)
-	defer stop()
-	job, source, err := a.load(ctx, in)
-	if err != nil {
-		return applicationError(err)
-	}
-	open, err := a.Store.SessionOpen(ctx, in.JobID, in.Run)
-	if err != nil {
-		return applicationError(err)
-	}
-	if !open {
-		// An earlier attempt ended the sync, or Stop did: the transition tells which.
-		return applicationError(a.Store.EndSync(ctx, in.JobID, in.key("process"), in.Run))
-	}
+	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) error {
+		open, err := a.Store.SessionOpen(ctx, in.JobID, in.Run)
+		if err != nil {
+			return err
+		}
+		if open {
+			if err := a.serveAgent(ctx, in, job, source); err != nil {
+				return err
+			}
+		}
+		// When it was not open, an earlier attempt ended the sync, or Stop did: the transition tells which.
+		return a.Store.EndSync(ctx, in.JobID, in.key("process"), in.Run)
+	})
+}
+
+// serveAgent serves the source's agent until the synced state is complete.
+func (a *Replication) serveAgent(ctx context.Context, in PhaseInput, job *store.Job, source *store.Source) error {
 	disks, total := replicaDisks(job.Disks(source))
 	parameters := job.Parameters()
 	term, err := a.Store.Term(ctx)
 	if err != nil {
-		return applicationError(err)
+		return err
 	}
 	session, err := a.Host.OpenSession(ctx, replica.SessionSpec{
 		JobID: in.JobID, Run: in.Run, Term: term, Disks: disks,
@@ -95,66 +113,99 @@ func (a *Replication) Sync(ctx context.Context, in PhaseInput) error {
 		},
 	})
 	if err != nil {
-		return a.explain(ctx, err)
+		return err
 	}
 	defer session.Close()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	log := a.Logger.With(zap.String("job_id", in.JobID), zap.Int("run", in.Run))
 	meter := rateMeter{}
+	watch := &syncWatch{a: a, in: in, job: job, source: source, session: session, fail: cancel, troubled: true}
+	reserved := time.Now()
 	report := func(p replica.Progress) {
+		now := time.Now()
 		progress := store.SyncProgress{
-			BytesTotal: total, BytesRead: p.BytesRead, BytesSent: p.BytesSent, BytesSentRaw: p.BytesSentRaw,
-			Rate: meter.rate(time.Now(), p.BytesRead),
+			BytesTotal: total, BytesRead: p.BytesRead, BytesSent: p.BytesSent, BytesSentRaw: p.BytesSentRaw, Rate: meter.rate(now, p.BytesRead),
 		}
 		if err := a.Store.UpdateProgress(ctx, in.JobID, in.Run, progress); err != nil {
-			a.Logger.Warn("progress not recorded", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.Error(err))
+			log.Warn("progress not recorded", zap.Error(err))
 			return
 		}
-		if a.OnProgress != nil {
-			a.OnProgress(job, progress)
-		}
+		a.tell(job, progress, progress.Percent())
 		if open, err := a.Store.SessionOpen(ctx, in.JobID, in.Run); err == nil && !open {
 			cancel(store.ErrSessionClosed) // Stop does not wait for a heartbeat
+			return
+		}
+		watch.look(ctx, now)
+		if now.Sub(reserved) >= reservationEvery {
+			reserved = now
+			if err := a.updateReservation(ctx, job, source, p.BytesWritten); err != nil {
+				log.Warn("the room that the run has yet to take is not recorded", zap.Error(err))
+			}
 		}
 	}
 	result, err := session.Wait(ctx, time.Second, report)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
 	if err != nil {
-		return a.explain(ctx, err)
+		return err
 	}
 	report(result.Progress)
-	a.Logger.Info("synced", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.String("source_id", job.SourceID),
-		zap.Int64("bytes_sent", result.Progress.BytesSent), zap.Int64("bytes_total", total))
-	return applicationError(a.Store.EndSync(ctx, in.JobID, in.key("process"), in.Run))
+	log.Info("synced", zap.String("source_id", job.SourceID), zap.Int64("bytes_sent", result.Progress.BytesSent), zap.Int64("bytes_total", total))
+	return nil
+}
+
+// tell publishes how far a run is.
+func (a *Replication) tell(job *store.Job, p store.SyncProgress, percent float64) {
+	if a.OnProgress != nil {
+		a.OnProgress(job, Progress{SyncProgress: p, Percent: percent, SecondsLeft: store.SecondsLeft(p.BytesTotal, p.BytesRead, p.Rate)})
+	}
 }
 
 // Process makes the run's image of the synced state.
 func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
-	ctx, stop := keepAlive(ctx)
-	defer stop()
-	job, source, err := a.load(ctx, in)
-	if err != nil {
-		return applicationError(err)
-	}
-	term, err := a.Store.Term(ctx)
-	if err != nil {
-		return applicationError(err)
-	}
-	spec := replica.ImageSpec{ImageID: imageID(ofTerm(in.JobID, term), in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
-	for _, disk := range job.Disks(source) {
-		spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes})
-	}
-	manifest, err := a.Host.MakeImage(ctx, spec, nil)
-	if err != nil {
-		return a.explain(ctx, err)
-	}
-	disks := make([]store.ImageDisk, 0, len(manifest.Disks))
-	for _, disk := range manifest.Disks {
-		disks = append(disks, store.ImageDisk{
-			Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes, Root: disk.Root.String(),
+	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) error {
+		term, err := a.Store.Term(ctx)
+		if err != nil {
+			return err
+		}
+		spec := replica.ImageSpec{ImageID: imageID(ofTerm(in.JobID, term), in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
+		var total int64
+		for _, disk := range job.Disks(source) {
+			spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes})
+			total += disk.SizeBytes
+		}
+		troubled, last := true, time.Now()
+		manifest, err := a.Host.MakeImage(ctx, spec, func(p replica.Progress) {
+			if now := time.Now(); p.BytesTotal == 0 || now.Sub(last) < time.Second {
+				return
+			} else {
+				last = now
+			}
+			share := float64(p.BytesRead) / float64(p.BytesTotal)
+			err := a.Store.UpdateProcessing(ctx, in.JobID, in.Run, share)
+			if err == nil && troubled {
+				err = a.Store.ClearTroubles(ctx, in.JobID)
+				troubled = err != nil
+			}
+			if err != nil {
+				a.Logger.Warn("progress not recorded", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.Error(err))
+			}
+			a.tell(job, store.SyncProgress{BytesTotal: total, BytesRead: total}, store.ProcessingPercent(share))
 		})
-	}
-	return applicationError(a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks))
+		if err != nil {
+			return err
+		}
+		disks := make([]store.ImageDisk, 0, len(manifest.Disks))
+		for _, disk := range manifest.Disks {
+			disks = append(disks, store.ImageDisk{
+				Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes, Root: disk.Root.String(),
+			})
+		}
+		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks)
+	})
 }
 
 // CleanResult is the status a job rests in after a run.
@@ -162,47 +213,63 @@ type CleanResult struct{ Status smc.JobStatus }
 
 // Clean deletes the images over the job's limit, releases the staging after the last run, and ends the run.
 func (a *Replication) Clean(ctx context.Context, in PhaseInput) (*CleanResult, error) {
-	ctx, stop := keepAlive(ctx)
-	defer stop()
-	job, err := a.Store.JobByID(ctx, in.JobID)
-	if err != nil {
-		return nil, applicationError(err)
-	}
-	if keep := job.Spec.MaxNumberOfImageToKeep; !job.RunOnce() && keep != nil {
-		images, err := a.Store.ImagesOverLimit(ctx, in.JobID, *keep)
-		if err != nil {
-			return nil, applicationError(err)
+	var end CleanResult
+	err := a.attempt(ctx, in, func(ctx context.Context, job *store.Job, _ *store.Source) error {
+		if err := a.prune(ctx, job); err != nil {
+			return err
 		}
-		for _, image := range images {
-			if err := a.Host.DeleteImage(ctx, image.ImageID); err != nil {
-				return nil, a.explain(ctx, err)
+		if job.Final() {
+			if err := a.Host.ReleaseStaging(ctx, in.JobID); err != nil {
+				return err
 			}
-			if err := a.Store.DeleteImage(ctx, image.ImageID); err != nil {
-				return nil, applicationError(err)
-			}
-			a.Logger.Info("image over the limit deleted", zap.String("job_id", in.JobID), zap.String("image_id", image.ImageID), zap.Int("keep", *keep))
 		}
-	}
-	if job.Final() {
-		if err := a.Host.ReleaseStaging(ctx, in.JobID); err != nil {
-			return nil, a.explain(ctx, err)
-		}
-	}
-	status, err := a.Store.EndRun(ctx, in.JobID, in.key("end"), in.Run, job.Final())
+		var err error
+		end.Status, err = a.Store.EndRun(ctx, in.JobID, in.key("end"), in.Run, job.Final())
+		return err
+	})
 	if err != nil {
-		return nil, applicationError(err)
+		return nil, err
 	}
-	return &CleanResult{Status: status}, nil
+	return &end, nil
 }
 
-// Release removes the staging of a job from this host.
+// prune deletes the images over the job's limit that are not in use.
+func (a *Replication) prune(ctx context.Context, job *store.Job) error {
+	keep := job.Spec.MaxNumberOfImageToKeep
+	if job.RunOnce() || keep == nil {
+		return nil
+	}
+	images, held, err := a.Store.CondemnImages(ctx, job.JobID, *keep, a.Host.Reading)
+	if err != nil {
+		return err
+	}
+	if held > 0 {
+		a.Logger.Info("images over the limit are in use; a later run deletes them", zap.String("job_id", job.JobID), zap.Int("held", held), zap.Int("keep", *keep))
+	}
+	for _, image := range images {
+		if err := a.Host.DeleteImage(ctx, image.ImageID); err != nil {
+			return err
+		}
+		if err := a.Store.DeleteImage(ctx, image.ImageID); err != nil {
+			return err
+		}
+		a.Logger.Info("image over the limit deleted", zap.String("job_id", job.JobID), zap.String("image_id", image.ImageID), zap.Int("keep", *keep))
+	}
+	return nil
+}
+
+// Release removes the staging of a job from this host. It is tried again for as long as it takes.
 func (a *Replication) Release(ctx context.Context, jobID string) error {
 	ctx, stop := keepAlive(ctx)
 	defer stop()
-	if err := a.Host.ReleaseStaging(ctx, jobID); err != nil {
-		return a.explain(ctx, err)
+	err := a.Host.ReleaseStaging(ctx, jobID)
+	if err == nil {
+		err = a.Store.MarkReleased(ctx, jobID)
 	}
-	return applicationError(a.Store.MarkReleased(ctx, jobID))
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return applicationError(err)
 }
 
 // load reads what a phase needs. A source that no longer exists cannot be replicated.
@@ -227,15 +294,6 @@ func (a *Replication) load(ctx context.Context, in PhaseInput) (*store.Job, *sto
 		}
 	}
 	return job, source, nil
-}
-
-// explain turns a failure of the data plane into the error of the activity. When the attempt was ended from outside,
-// that is the error.
-func (a *Replication) explain(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	return applicationError(err)
 }
 
 func replicaDisks(jobDisks []store.JobDisk) (disks []replica.Disk, total int64) {
@@ -287,26 +345,39 @@ func keepAlive(ctx context.Context) (context.Context, func()) {
 type rateMeter struct {
 	at    time.Time
 	value int64
+	grown time.Time // when it grew last
 	per   float64
 }
 
-// rate returns the units per second lately; the first call returns 0.
+const (
+	// rateWindow is over how long the rate is averaged: long enough for a time left that does not jump about.
+	rateWindow = 10 * time.Second
+	// rateStall is after how long without growth there is no rate any more.
+	rateStall = 10 * time.Second
+)
+
+// rate returns the units per second lately; 0 when that is not known yet, or when nothing grows.
 func (m *rateMeter) rate(now time.Time, value int64) int64 {
 	if m.at.IsZero() {
-		m.at, m.value = now, value
+		m.at, m.value, m.grown = now, value, now
 		return 0
 	}
-	seconds := now.Sub(m.at).Seconds()
-	if seconds < 0.2 {
+	elapsed := now.Sub(m.at)
+	if elapsed < 200*time.Millisecond {
 		return int64(m.per)
 	}
-	const weight = 0.3 // of the newest second against the average so far
-	current := float64(value-m.value) / seconds
-	if m.per == 0 {
-		m.per = current
-	} else {
-		m.per += weight * (current - m.per)
+	current := max(0, float64(value-m.value)/elapsed.Seconds())
+	if value > m.value {
+		m.grown = now
 	}
 	m.at, m.value = now, value
-	return int64(max(0, m.per))
+	switch {
+	case now.Sub(m.grown) >= rateStall:
+		m.per = 0
+	case m.per == 0:
+		m.per = current
+	default:
+		m.per += (1 - math.Exp(-elapsed.Seconds()/rateWindow.Seconds())) * (current - m.per)
+	}
+	return int64(m.per)
 }

@@ -88,11 +88,12 @@ func describeDisk(index int, path string, mounts map[string]string, probe func(s
 			mount = fileSystemLabel(path, p.OffsetBytes)
 		}
 		disk.Parts = append(disk.Parts, agentapi.Part{
-			Device:    fmt.Sprintf("%d_%d", index, n),
-			Path:      mount,
-			SizeBytes: p.SizeBytes,
-			CanBlock:  true,       // disks are copied below the file system, whatever that is
-			Need:      index == 0, // boot loader and root may lie in any partition of the system disk
+			Device:      fmt.Sprintf("%d_%d", index, n),
+			Path:        mount,
+			SizeBytes:   p.SizeBytes,
+			OffsetBytes: p.OffsetBytes,
+			CanBlock:    true,       // disks are copied below the file system, whatever that is
+			Need:        index == 0, // boot loader and root may lie in any partition of the system disk
 		})
 	}
 	return disk, nil

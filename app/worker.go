@@ -48,6 +48,8 @@ type WorkerConfig struct {
 	TransitionListen string
 	// TransitionURL is how agents reach it. Default http://<TransitionListen>.
 	TransitionURL string
+	// SourceWait is how long a run that is Syncing on the transition host waits for a silent source. Default smc.DefaultSourceWait.
+	SourceWait time.Duration
 	// Orchestrator is needed by RoleOrchestrator only.
 	Orchestrator OrchestratorConfig
 }
@@ -66,6 +68,9 @@ func (c *WorkerConfig) Check() error {
 		if c.DataDir == "" || c.TransitionListen == "" {
 			return errors.New("the role transition needs --data, where it keeps images, and --transition-listen, where agents reach it")
 		}
+		if c.SourceWait < 0 {
+			return fmt.Errorf("--source-wait or %s: want a positive duration, such as 30m", envSourceWait)
+		}
 	}
 	if slices.Contains(c.Roles, RoleOrchestrator) {
 		if _, err := smc.NewClient(c.Orchestrator.SMC); err != nil {
@@ -80,6 +85,22 @@ func (c *WorkerConfig) Check() error {
 		connections.DatabaseURL, connections.SecretKeyFile = "none", "none" // an orchestrator speaks to the endpoint alone
 	}
 	return connections.Check()
+}
+
+const envSourceWait = "DROVER_SOURCE_WAIT"
+
+// SourceWaitFromEnv reads DROVER_SOURCE_WAIT, a duration; smc.DefaultSourceWait when it is not set, and -1, which Check refuses, when it
+// is no positive one. getenv is os.Getenv outside tests.
+func SourceWaitFromEnv(getenv func(string) string) time.Duration {
+	text := getenv(envSourceWait)
+	if text == "" {
+		return smc.DefaultSourceWait
+	}
+	wait, err := time.ParseDuration(text)
+	if err != nil || wait <= 0 {
+		return -1
+	}
+	return wait
 }
 
 // keepsRecord reports whether a role of the worker uses the center's database.
@@ -167,7 +188,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 
 	w := worker.New(temporal, activities.QueueTransition(hostID), worker.Options{WorkerStopTimeout: workerStop})
 	w.RegisterActivity(&activities.Replication{
-		Store: record, Host: host, HostURL: url, OnProgress: progressPublisher(nc), Logger: log,
+		Store: record, Host: host, HostURL: url, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
 	})
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHTTP()
@@ -223,15 +244,12 @@ func hostQueue(ctx context.Context, w worker.Worker, queue string, log *zap.Logg
 
 // progressPublisher tells whoever listens on NATS how far a job is; nothing is kept of it.
 func progressPublisher(nc *nats.Conn) activities.ProgressFunc {
-	return func(job *store.Job, p store.SyncProgress) {
+	return func(job *store.Job, p activities.Progress) {
 		progress := events.Progress{
 			AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Run: job.Run,
-			Status: string(job.Status), BusinessStatus: string(job.BusinessStatus), Percent: p.Percent(),
+			Status: string(job.Status), BusinessStatus: string(job.BusinessStatus), Percent: p.Percent,
 			BytesTotal: p.BytesTotal, BytesRead: p.BytesRead, BytesSent: p.BytesSent, BytesPerSecond: float64(p.Rate),
-			Time: time.Now().UTC(),
-		}
-		if p.Rate > 0 {
-			progress.ETASeconds = float64(p.BytesTotal-p.BytesRead) / float64(p.Rate)
+			ETASeconds: float64(max(0, p.SecondsLeft)), Time: time.Now().UTC(),
 		}
 		_ = events.PublishProgress(nc, progress) // the next one makes up for it
 	}

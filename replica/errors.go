@@ -26,8 +26,6 @@ const (
 	CodeInsufficientStorage = "InsufficientStorage"
 	// CodeStorageError says that the host could not read or write its store.
 	CodeStorageError = "StorageError"
-	// CodeSourceOffline says that nothing was heard from the source for the idle timeout.
-	CodeSourceOffline = "SourceServer.Offline"
 	// CodeSourceReadError says that a disk of the source could not be read.
 	CodeSourceReadError = "SourceDisk.ReadError"
 	// CodeSourceSizeChanged says that a disk of the source no longer has the size it was staged with.
@@ -52,6 +50,10 @@ const (
 
 // NoDisk is the Disk of an [Error] that concerns no disk in particular.
 const NoDisk = -1
+
+// NoOffset is the Offset of an [Error] of a disk that concerns no place on it,
+// where another error of its code would.
+const NoOffset = -1
 
 // Errors of the data plane that callers branch on; use [errors.Is].
 var (

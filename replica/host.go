@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -30,9 +29,6 @@ type EpochStore interface {
 	CheckEpoch(ctx context.Context, jobID string, epoch int64) error
 }
 
-// DefaultIdleTimeout is how long a session waits for a silent source.
-const DefaultIdleTimeout = 10 * time.Minute
-
 // HostConfig is what a [Host] needs.
 type HostConfig struct {
 	// Root is the directory that holds staging/ and images/; it is made when
@@ -47,9 +43,6 @@ type HostConfig struct {
 	// OnVerified is told the outcome of every verification of an image before its answer is; an error becomes the
 	// answer. Optional.
 	OnVerified func(ctx context.Context, imageID string, result *VerifyResult) error
-	// IdleTimeout is how long a session waits for a silent source before it
-	// fails with SourceServer.Offline. Default [DefaultIdleTimeout].
-	IdleTimeout time.Duration
 	// Logger defaults to none.
 	Logger *zap.Logger
 }
@@ -63,19 +56,21 @@ type Host struct {
 	handler http.Handler
 	windows sync.Pool // *[]byte of WindowSize
 
+	probe  sync.Once
+	shares bool // whether files can share blocks; set by probe
+
 	mu       sync.Mutex
 	closed   bool
 	sessions map[string]*Session
 	busy     map[string]chan struct{}
+
+	readers readers
 }
 
 // NewHost opens the root and locks it against a second host.
 func NewHost(cfg HostConfig) (*Host, error) {
 	if cfg.Root == "" || cfg.Epochs == nil || len(cfg.Key) < 16 {
 		return nil, errors.New("a transition host needs a root directory, an epoch store and a key of at least 16 bytes")
-	}
-	if cfg.IdleTimeout <= 0 {
-		cfg.IdleTimeout = DefaultIdleTimeout
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -202,15 +197,11 @@ func (h *Host) endSession(jobID string) {
 	}
 }
 
-// reserve is what is left free on the host's volume for its own needs.
-const reserve = 64 << 20
-
 // Prepare makes the staging area of a job and keeps what is already there. A
-// source disk that grew is grown; one that shrank is refused. needBytes is how
-// much the run is expected to store (0: the size of all disks), checked
-// against free space: an error of code InsufficientStorage. A session of the
-// job that is still open is closed.
-func (h *Host) Prepare(ctx context.Context, jobID string, disks []Disk, needBytes int64) error {
+// source disk that grew is grown; one that shrank is refused. Whether there is
+// room for what the disks hold is for the caller to ask [Host.Space]. A session
+// of the job that is still open is closed.
+func (h *Host) Prepare(ctx context.Context, jobID string, disks []Disk) error {
 	if err := errors.Join(checkID("job id", jobID), checkDisks(disks)); err != nil {
 		return err
 	}
@@ -223,9 +214,6 @@ func (h *Host) Prepare(ctx context.Context, jobID string, disks []Disk, needByte
 	dir := h.stagingDir(jobID)
 	if err := makeDir(dir); err != nil {
 		return storageError(err, "make the staging area of %s", jobID)
-	}
-	if err := checkSpace(dir, disks, needBytes); err != nil {
-		return err
 	}
 	st, err := loadState(dir)
 	if err != nil {
@@ -248,42 +236,6 @@ func (h *Host) Prepare(ctx context.Context, jobID string, disks []Disk, needByte
 	return storageError(st.save(dir), "record the staging area of %s", jobID)
 }
 
-// checkSpace compares what the run still has to store with what is free.
-func checkSpace(dir string, disks []Disk, need int64) error {
-	var have int64
-	total := int64(0)
-	for _, d := range disks {
-		total += d.SizeBytes
-		f, err := os.Open(rawPath(dir, d.Index))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return storageError(err, "look at disk %d", d.Index)
-		}
-		allocated, _, err := allocatedAndLinks(f)
-		f.Close()
-		if err != nil {
-			return storageError(err, "look at disk %d", d.Index)
-		}
-		have += allocated
-	}
-	if need <= 0 {
-		need = total
-	}
-	free, err := freeBytes(dir)
-	if err != nil {
-		return storageError(err, "prepare the staging area")
-	}
-	// The maps take a two-thousandth of the disks.
-	want := max(need-have, 0) + total/(GrainSize/HashSize) + reserve
-	if want > free {
-		return newError(CodeInsufficientStorage,
-			"the transition host has %d MiB free and needs %d MiB; free some space and start the job again", free>>20, want>>20)
-	}
-	return nil
-}
-
 // storageError gives an error without a code one; nil stays nil.
 func storageError(err error, format string, args ...any) error {
 	var coded *Error
@@ -294,11 +246,14 @@ func storageError(err error, format string, args ...any) error {
 		return err
 	}
 	code := CodeStorageError
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if noSpace(err) {
 		code = CodeInsufficientStorage
 	}
 	return newError(code, "%s: %w", fmt.Sprintf(format, args...), err)
 }
+
+// noSpace says whether a write failed because the file system, or a quota, is full.
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func openStaged(ctx context.Context, dir string, disks []Disk) ([]*stagedDisk, error) {
 	var staged []*stagedDisk

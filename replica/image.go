@@ -302,10 +302,10 @@ func (h *Host) placeDisk(ctx context.Context, dir string, raw *os.File, final bo
 	if err != nil {
 		return err
 	}
-	if free < d.AllocatedBytes+reserve {
+	if free < d.AllocatedBytes+spareBytes {
 		return diskError(CodeInsufficientStorage, d.Index, 0,
 			"the transition host has %d MiB free and needs %d MiB to copy disk %d into an image; free some space and start the job again",
-			free>>20, (d.AllocatedBytes+reserve)>>20, d.Index)
+			free>>20, (d.AllocatedBytes+spareBytes)>>20, d.Index)
 	}
 	if err := copySparse(out, raw, d.SizeBytes, func(n int64) error {
 		meter.add(n)

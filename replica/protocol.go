@@ -70,6 +70,7 @@ func (h *Host) routes() http.Handler {
 		mux.HandleFunc(method+" "+apiPrefix+"/images/{image}"+path, func(w http.ResponseWriter, r *http.Request) {
 			err := h.authorize(r, TokenImage, r.PathValue("image"))
 			if err == nil {
+				defer h.readers.begin(r.PathValue("image"))()
 				err = serve(h, w, r)
 			}
 			h.answer(w, r, err)
@@ -203,13 +204,30 @@ func (s *Session) serveMap(w http.ResponseWriter, r *http.Request) error {
 	// A handle of its own: a slow reader must not hold up a stop.
 	f, err := os.Open(mapPath(s.dir, d.Index))
 	if err != nil {
-		return storageError(err, "open the map of disk %d", d.Index)
+		return s.broken(storageError(err, "open the map of disk %d", d.Index))
 	}
 	defer f.Close()
 	size := grains(d.SizeBytes) * HashSize
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-	return streamBody(w, io.NewSectionReader(f, 0, size))
+	return streamBody(w, &mapBody{r: io.NewSectionReader(f, 0, size), s: s, disk: d.Index})
+}
+
+// mapBody reads a map for a sender, whose taking it is a sign of life. A map
+// that cannot be read ends the session.
+type mapBody struct {
+	r    io.Reader
+	s    *Session
+	disk int
+}
+
+func (r *mapBody) Read(p []byte) (int, error) {
+	r.s.touch()
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = r.s.broken(storageError(err, "read the map of disk %d", r.disk))
+	}
+	return n, err
 }
 
 // streamBody copies r to w in pieces, each of which must get through in time.
@@ -282,11 +300,11 @@ func (s *Session) serveFrames(w http.ResponseWriter, r *http.Request) error {
 	if open {
 		// Now and not at the commit: what was seen once must not be forgotten.
 		s.ledger.sentBy(sender, counts)
-		ledgerErr = s.ledger.save()
+		ledgerErr = s.count()
 	}
 	s.fence.RUnlock()
 	if ledgerErr != nil {
-		return storageError(ledgerErr, "count what was sent for %s", s.spec.JobID)
+		return ledgerErr
 	}
 	if stale {
 		return newError(CodeFenced, "epoch %d of job %s is no longer current", epoch, s.spec.JobID)

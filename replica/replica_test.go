@@ -147,6 +147,7 @@ func (s *site) config(job string, disks ...SourceDisk) SyncConfig {
 	return SyncConfig{
 		HostURL: s.url, Token: SignToken(testKey, TokenSession, job, time.Now().Add(time.Hour)), JobID: job,
 		Instance: fmt.Sprintf("agent-%d", instances.Add(1)), Disks: disks, Logger: zaptest.NewLogger(s.t, zaptest.Level(zapcore.ErrorLevel)),
+		ReadPatience: -1,
 	}
 }
 
@@ -376,7 +377,7 @@ func TestSourceThatGrew(t *testing.T) {
 	s.run("j-1", 1, DefaultParams(), disk)
 	require.NoError(t, os.Truncate(disk.Path, 9<<20+1))
 	overwrite(t, disk.Path, 9<<20-5, []byte("abcdef"))
-	require.NoError(t, s.host.Prepare(t.Context(), "j-1", sizes(t, []SourceDisk{disk}), 0))
+	require.NoError(t, s.host.Prepare(t.Context(), "j-1", sizes(t, []SourceDisk{disk})))
 	s.run("j-1", 2, DefaultParams(), disk)
 	s.requireStaged("j-1", disk)
 }
@@ -385,7 +386,7 @@ func TestSourceThatShrankIsRefused(t *testing.T) {
 	s := newSite(t)
 	disk := makeDisk(t, 5<<20, 3)
 	s.run("j-1", 1, DefaultParams(), disk)
-	err := s.host.Prepare(t.Context(), "j-1", []Disk{{SizeBytes: 4 << 20}}, 0)
+	err := s.host.Prepare(t.Context(), "j-1", []Disk{{SizeBytes: 4 << 20}})
 	requireCode(t, err, CodeSourceSizeChanged)
 	s.requireStaged("j-1", disk)
 }
@@ -408,11 +409,31 @@ func requireCode(tb testing.TB, err error, code string) *Error {
 	return coded
 }
 
-func TestPrepareRefusesWhatDoesNotFit(t *testing.T) {
+func TestSpace(t *testing.T) {
 	s := newSite(t)
-	err := s.host.Prepare(t.Context(), "j-1", []Disk{{SizeBytes: 1 << 20}}, 1<<60)
-	requireCode(t, err, CodeInsufficientStorage)
-	require.NoError(t, s.host.Prepare(t.Context(), "j-1", []Disk{{SizeBytes: 8 << 40}}, 1<<20), "sparse and small")
+	empty, err := s.host.Space("j-1")
+	require.NoError(t, err)
+	require.Positive(t, empty.FreeBytes)
+	require.Zero(t, empty.StagedBytes)
+	require.Equal(t, s.root, empty.Path)
+	disk := makeDisk(t, 8<<20, 5)
+	s.run("j-1", 1, DefaultParams(), disk)
+	used, err := s.host.Space("j-1")
+	require.NoError(t, err)
+	info, err := ProbeDisk(disk.Path)
+	require.NoError(t, err)
+	require.Greater(t, used.StagedBytes, int64(1<<20))
+	require.LessOrEqual(t, used.StagedBytes, info.UsedBytes+MapBytes(8<<20)+1<<20)
+	left, err := os.ReadDir(s.root)
+	require.NoError(t, err)
+	for _, entry := range left {
+		require.NotContains(t, entry.Name(), "reflink")
+	}
+}
+
+func TestPrepareOfASparseDisk(t *testing.T) {
+	s := newSite(t)
+	require.NoError(t, s.host.Prepare(t.Context(), "j-1", []Disk{{SizeBytes: 8 << 40}}), "sparse and small")
 	require.NoError(t, s.host.ReleaseStaging(t.Context(), "j-1"))
 	ids, err := s.host.StagingIDs()
 	require.NoError(t, err)
@@ -422,7 +443,7 @@ func TestPrepareRefusesWhatDoesNotFit(t *testing.T) {
 func TestIDsCannotEscapeTheRoot(t *testing.T) {
 	s := newSite(t)
 	for _, id := range []string{"", "..", "../x", "a/b", ".hidden", "a\x00b"} {
-		requireCode(t, s.host.Prepare(t.Context(), id, []Disk{{SizeBytes: 1}}, 0), CodeInvalidRequest)
+		requireCode(t, s.host.Prepare(t.Context(), id, []Disk{{SizeBytes: 1}}), CodeInvalidRequest)
 		requireCode(t, s.host.DeleteImage(t.Context(), id), CodeInvalidRequest)
 		requireCode(t, s.host.ReleaseStaging(t.Context(), id), CodeInvalidRequest)
 	}
@@ -592,15 +613,34 @@ func TestClosingASessionFailsRequestsAtOnce(t *testing.T) {
 	require.Less(t, time.Since(began), 2*time.Second)
 }
 
-func TestSilentSourceIsOffline(t *testing.T) {
-	root := t.TempDir()
-	h, err := NewHost(HostConfig{Root: root, Key: testKey, Epochs: newEpochs(), IdleTimeout: 50 * time.Millisecond})
+func TestSessionTellsWhenTheSourceWasHeard(t *testing.T) {
+	s := newSite(t)
+	before := time.Now()
+	session, err := s.host.OpenSession(t.Context(), SessionSpec{JobID: "j-1", Run: 1, Disks: []Disk{{SizeBytes: 1 << 20}}})
 	require.NoError(t, err)
-	defer h.Close()
-	session, err := h.OpenSession(t.Context(), SessionSpec{JobID: "j-1", Run: 1, Disks: []Disk{{SizeBytes: 1 << 20}}})
+	defer session.Close()
+	opened := session.Heard()
+	require.False(t, opened.Before(before.Truncate(time.Microsecond)), "at first: when it was opened")
+	disk := makeDisk(t, 1<<20, 5)
+	require.NoError(t, s.sync(t.Context(), "j-1", disk))
+	require.True(t, session.Heard().After(opened))
+}
+
+// A host that cannot read or write its own files ends the session: the sender would try the same again for ever.
+func TestBrokenStagingEndsTheSession(t *testing.T) {
+	s := newSite(t)
+	disk := makeDisk(t, 4<<20, 5)
+	session, err := s.host.OpenSession(t.Context(), SessionSpec{JobID: "j-1", Run: 1, Disks: sizes(t, []SourceDisk{disk})})
 	require.NoError(t, err)
+	require.NoError(t, os.Remove(mapPath(s.host.stagingDir("j-1"), 0)))
+	sender, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.sync(sender, "j-1", disk) }()
 	_, err = session.Wait(t.Context(), time.Second, nil)
-	requireCode(t, err, CodeSourceOffline)
+	requireCode(t, err, CodeStorageError)
+	require.ErrorContains(t, err, "map of disk 0")
+	cancel()
+	require.Error(t, <-done)
 }
 
 func TestNewerSessionReplacesTheOlder(t *testing.T) {
@@ -684,6 +724,38 @@ func TestReadErrorNamesDiskAndOffset(t *testing.T) {
 	require.Equal(t, int64(100*GrainSize), coded.Offset)
 
 	s.run("j-1", 1, DefaultParams(), disk) // the disk was repaired
+	s.requireStaged("j-1", disk)
+}
+
+// healingDisk fails a number of reads of one grain.
+type healingDisk struct {
+	brokenDisk
+	failures atomic.Int64
+}
+
+func (d *healingDisk) ReadAt(p []byte, off int64) (int, error) {
+	if n, err := d.brokenDisk.ReadAt(p, off); err == nil || d.failures.Add(-1) >= 0 {
+		return n, err
+	}
+	return d.DiskReader.ReadAt(p, off)
+}
+
+// A path to a disk that fails over: what cannot be read for a moment is no failure.
+func TestReadErrorThatPasses(t *testing.T) {
+	s := newSite(t)
+	disk := makeDisk(t, 20<<20, 5)
+	s.open("j-1", 1, DefaultParams(), disk)
+	cfg := s.config("j-1", disk)
+	cfg.ReadPatience = time.Minute
+	healing := &healingDisk{brokenDisk: brokenDisk{at: 0}}
+	healing.failures.Store(3)
+	cfg.Open = func(d SourceDisk) (DiskReader, error) {
+		r, err := OpenDisk(d.Path)
+		healing.DiskReader = r
+		return healing, err
+	}
+	require.NoError(t, Sync(t.Context(), cfg, nil))
+	require.Negative(t, healing.failures.Load(), "it did fail")
 	s.requireStaged("j-1", disk)
 }
 

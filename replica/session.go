@@ -59,6 +59,8 @@ type Session struct {
 	slots  chan struct{}
 
 	heard atomic.Int64 // unix nanoseconds of the last sign of the source
+	moves atomic.Int64 // how often the source got on
+	reads atomic.Int64 // the most that the sender attached now said to have read
 
 	finish   sync.Once
 	done     chan struct{}
@@ -143,8 +145,8 @@ func (h *Host) OpenSession(ctx context.Context, spec SessionSpec) (*Session, err
 // Wait blocks until the session is complete, failed, fenced, replaced, or ctx
 // is done, and then closes it. It calls onProgress, which may be nil, every
 // interval (default one second) and once more at the end. Its errors are an
-// [*Error] for a failure (SourceServer.Offline when the source was silent for
-// the idle timeout), [ErrFenced], [ErrSessionReplaced], or that of ctx.
+// [*Error] for a failure, [ErrFenced], [ErrSessionReplaced], or that of ctx. It
+// waits for a silent source however long: see [Session.Heard].
 func (s *Session) Wait(ctx context.Context, every time.Duration, onProgress func(Progress)) (SyncResult, error) {
 	defer s.Close()
 	if every <= 0 {
@@ -155,8 +157,6 @@ func (s *Session) Wait(ctx context.Context, every time.Duration, onProgress func
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	idle := time.NewTimer(s.idleLeft())
-	defer idle.Stop()
 	for {
 		select {
 		case <-s.done:
@@ -167,23 +167,20 @@ func (s *Session) Wait(ctx context.Context, every time.Duration, onProgress func
 			return SyncResult{Progress: s.Progress()}, ctx.Err()
 		case <-tick.C:
 			onProgress(s.Progress())
-		case <-idle.C:
-			left := s.idleLeft()
-			if left <= 0 {
-				s.end(newError(CodeSourceOffline,
-					"nothing was heard from the source server for %s; check its agent and network, then start the job again", s.host.cfg.IdleTimeout))
-				continue
-			}
-			idle.Reset(left)
 		}
 	}
 }
 
 func (s *Session) touch() { s.heard.Store(time.Now().UnixNano()) }
 
-func (s *Session) idleLeft() time.Duration {
-	return s.host.cfg.IdleTimeout - time.Since(time.Unix(0, s.heard.Load()))
-}
+// Heard returns when the last sign of the source came; at first it is when the
+// session was opened.
+func (s *Session) Heard() time.Time { return time.Unix(0, s.heard.Load()) }
+
+// Moves counts the signs that the source gets on: data that was stored, and
+// disk that was read, if only again to compare it. It grows while Progress may
+// stand still.
+func (s *Session) Moves() int64 { return s.moves.Load() }
 
 // Progress returns how far the session is.
 func (s *Session) Progress() Progress { return s.ledger.progress(s.spec.Disks) }
@@ -253,6 +250,7 @@ func (s *Session) attach(ctx context.Context, instance string) (attachAnswer, er
 		return answer, newError(CodeBusy, "the epoch of job %s could not be raised: %w", s.spec.JobID, err)
 	}
 	s.epoch, answer.Epoch = epoch, epoch
+	s.reads.Store(0)
 	s.log.Info("sender attached", zap.String("instance", instance), zap.Int64("epoch", epoch))
 	return answer, nil
 }
@@ -298,8 +296,24 @@ func (s *Session) commit(ctx context.Context, d *stagedDisk, epoch int64, frames
 		}
 		return err
 	}
+	s.moves.Add(1)
 	s.ledger.wrote(d.Index, written)
-	return s.ledger.save()
+	return s.count()
+}
+
+// count keeps the counts. A host that cannot write them ends the session.
+func (s *Session) count() error {
+	if err := s.ledger.save(); err != nil {
+		return s.broken(storageError(err, "count what was sent for %s", s.spec.JobID))
+	}
+	return nil
+}
+
+// broken ends the session because of a failure of this host, and returns it:
+// the sender would only try the same again, and nobody would hear of it.
+func (s *Session) broken(err error) error {
+	s.end(err)
+	return err
 }
 
 // report notes how far a sender has read.
@@ -309,14 +323,19 @@ func (s *Session) report(ctx context.Context, epoch int64, disks []diskReport) e
 	if err := s.check(ctx, epoch); err != nil {
 		return err
 	}
+	reads := int64(0)
 	for _, r := range disks {
 		d, err := s.disk(r.Index)
 		if err != nil {
 			return err
 		}
 		s.ledger.read(d.Disk, r.BytesRead)
+		reads += r.BytesRead
 	}
-	return s.ledger.save()
+	if s.reads.Swap(reads) < reads {
+		s.moves.Add(1)
+	}
+	return s.count()
 }
 
 // fail ends the session for a reason at the source.
@@ -348,7 +367,7 @@ func (s *Session) completeWith(ctx context.Context, epoch int64, disks []diskRep
 	for _, d := range s.disks {
 		root, err := d.root()
 		if err != nil {
-			return storageError(err, "read the map of disk %d", d.Index)
+			return s.broken(storageError(err, "read the map of disk %d", d.Index))
 		}
 		theirs, sent := roots[d.Index]
 		if !sent {
@@ -362,15 +381,15 @@ func (s *Session) completeWith(ctx context.Context, epoch int64, disks []diskRep
 	for _, d := range s.disks {
 		s.ledger.read(d.Disk, d.SizeBytes)
 	}
-	if err := s.ledger.save(); err != nil {
-		return storageError(err, "record the completion of %s", s.spec.JobID)
+	if err := s.count(); err != nil {
+		return err
 	}
 	st := stagingState{
-		JobID: s.spec.JobID, Run: s.spec.Run, Disks: s.spec.Disks, Complete: true, Roots: mine,
+		JobID: s.spec.JobID, Run: s.spec.Run, Term: s.spec.Term, Disks: s.spec.Disks, Complete: true, Roots: mine,
 		Checksum: s.spec.Params.Checksum,
 	}
 	if err := st.save(s.dir); err != nil {
-		return storageError(err, "record the completion of %s", s.spec.JobID)
+		return s.broken(storageError(err, "record the completion of %s", s.spec.JobID))
 	}
 	s.complete.Store(true)
 	s.log.Info("sync complete")

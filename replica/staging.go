@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/zeebo/blake3"
-	"golang.org/x/sys/unix"
 
 	"github.com/drover/drover/durable"
 )
@@ -304,7 +303,7 @@ func (d *stagedDisk) write(ctx context.Context, frames []frame) (written int64, 
 	}
 	defer unlock()
 	if err := d.intent.begin(spans); err != nil {
-		return 0, err
+		return 0, d.storeError(err)
 	}
 	settled := false
 	defer func() { d.intent.end(spans, settled) }()
@@ -327,14 +326,21 @@ func (d *stagedDisk) write(ctx context.Context, frames []frame) (written int64, 
 				d.putHashes(mapWrite{grain: w.grain + i, hashes: []Hash{unknownHash}}) //nolint:errcheck // best effort on a failing disk
 			}
 		}
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			return 0, diskError(CodeInsufficientStorage, d.Index, 0,
-				"the transition host has no space left for disk %d; free some and start the job again: %w", d.Index, err)
-		}
-		return 0, diskError(CodeStorageError, d.Index, 0, "the transition host could not store disk %d: %w", d.Index, err)
+		return 0, d.storeError(err)
 	}
 	settled = true
 	return written, nil
+}
+
+// storeError is what the failure to store part of the disk is told as.
+func (d *stagedDisk) storeError(err error) error {
+	if noSpace(err) {
+		dir := filepath.Dir(d.raw.Name())
+		free, _ := freeBytes(dir) // 0 says enough
+		return diskError(CodeInsufficientStorage, d.Index, 0,
+			"the transition host has no space left for disk %d: %d MiB are free at %s; free some, then start the job: %w", d.Index, free>>20, dir, err)
+	}
+	return diskError(CodeStorageError, d.Index, 0, "the transition host could not store disk %d: %w", d.Index, err)
 }
 
 // writeData writes in slices of a grain: large buffered writes were measured

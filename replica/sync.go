@@ -48,7 +48,15 @@ type SyncConfig struct {
 	Streams int
 	// Open opens a disk for reading; default [OpenDisk].
 	Open func(SourceDisk) (DiskReader, error)
+	// ReadPatience is how long a place of a disk that cannot be read is tried
+	// again: a path to a disk that fails over takes seconds. Default
+	// [DefaultReadPatience], below 0 none.
+	ReadPatience time.Duration
 }
+
+// DefaultReadPatience is how long a place of a disk that cannot be read is
+// tried again.
+const DefaultReadPatience = 15 * time.Second
 
 const (
 	defaultStreams = 4
@@ -145,6 +153,9 @@ func newSender(cfg SyncConfig, onProgress func(Progress)) (*sender, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
+	}
+	if cfg.ReadPatience == 0 {
+		cfg.ReadPatience = DefaultReadPatience
 	}
 	if cfg.Open == nil {
 		cfg.Open = func(d SourceDisk) (DiskReader, error) { return OpenDisk(d.Path) }
@@ -277,7 +288,7 @@ func (s *sender) open(want Disk) (*sourceDisk, error) {
 		}
 		r, err := s.cfg.Open(disk)
 		if err != nil {
-			return nil, diskError(CodeSourceReadError, want.Index, 0, "disk %d (%s) cannot be opened: %w", want.Index, disk.Path, err)
+			return nil, diskError(CodeSourceReadError, want.Index, NoOffset, "disk %d (%s) cannot be opened: %w", want.Index, disk.Path, err)
 		}
 		n := grains(r.Size())
 		return &sourceDisk{
@@ -600,7 +611,7 @@ type worker struct {
 func (w *worker) chunk(ctx context.Context, c chunk) error {
 	d, off := c.disk, c.from*GrainSize
 	data := w.buf[:min(c.to*GrainSize, d.SizeBytes)-off]
-	if err := readDisk(d, data, off); err != nil {
+	if err := w.readDisk(ctx, d, data, off); err != nil {
 		return err
 	}
 	count := int(c.to - c.from)
@@ -637,8 +648,9 @@ func (w *worker) chunk(ctx context.Context, c chunk) error {
 	return nil
 }
 
-// readDisk reads all of buf; when it cannot, it finds the grain that fails.
-func readDisk(d *sourceDisk, buf []byte, off int64) error {
+// readDisk reads all of buf; when it cannot, it finds the grain that fails, and
+// tries that one again for a while.
+func (s *sender) readDisk(ctx context.Context, d *sourceDisk, buf []byte, off int64) error {
 	if n, err := d.reader.ReadAt(buf, off); n == len(buf) {
 		return nil
 	} else if err == nil || errors.Is(err, io.EOF) {
@@ -647,13 +659,42 @@ func readDisk(d *sourceDisk, buf []byte, off int64) error {
 	}
 	for b := buf; len(b) > 0; {
 		n := min(GrainSize, len(b))
-		if _, err := d.reader.ReadAt(b[:n], off); err != nil && !errors.Is(err, io.EOF) {
-			return diskError(CodeSourceReadError, d.Index, off,
-				"disk %d cannot be read at byte %d: %w; repair or replace the disk, then start the job again", d.Index, off, err)
+		if bad, err := s.readGrain(ctx, d, b[:n], off); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return diskError(CodeSourceReadError, d.Index, bad,
+				"disk %d cannot be read at byte %d: %w; repair or replace the disk, then start the job", d.Index, bad, err)
 		}
 		off, b = off+int64(n), b[n:]
 	}
 	return nil
+}
+
+// readGrain reads a grain, and again while it cannot and the patience lasts. It
+// returns the offset of the block that fails.
+func (s *sender) readGrain(ctx context.Context, d *sourceDisk, b []byte, off int64) (bad int64, err error) {
+	const block = 4 << 10 // what a read of a device is aligned to
+	begin := time.Now()
+	var wait backoff
+	for {
+		if _, err = d.reader.ReadAt(b, off); err == nil || errors.Is(err, io.EOF) {
+			return 0, nil
+		}
+		if time.Since(begin) >= s.cfg.ReadPatience {
+			break
+		}
+		s.log.Warn("a disk cannot be read, trying again", zap.Int("disk", d.Index), zap.Int64("offset", off), zap.Error(err))
+		if err := wait.pause(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for at := 0; at < len(b); at += block {
+		if _, blockErr := d.reader.ReadAt(b[at:min(at+block, len(b))], off+int64(at)); blockErr != nil && !errors.Is(blockErr, io.EOF) {
+			return off + int64(at), blockErr
+		}
+	}
+	return off, err
 }
 
 // add puts a frame into the pending window and hands on the one that is full.

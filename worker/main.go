@@ -60,6 +60,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.DataDir, "data", "", "`DIR` where the transition host keeps staging and images")
 			flags.StringVar(&config.TransitionListen, "transition-listen", "127.0.0.1:7701", "`ADDRESS` where the transition host listens for agents")
 			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>)")
+			flags.DurationVar(&config.SourceWait, "source-wait", app.SourceWaitFromEnv(getenv), "how long a run waits on the transition host for a source that is silent, a `DURATION` (DROVER_SOURCE_WAIT)")
 			flags.StringVar(&endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
 			flags.StringVar(&region, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
 			flags.StringVar(&orchestrator.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` in the subjects of the events of migrations and fleets (DROVER_ACCOUNT)")

@@ -125,8 +125,10 @@ type Part struct {
 	Device    string `json:"device"` // "<disk>_<n>", n from 0 (CONTRACT: Source servers)
 	Path      string `json:"path"`   // mount point, else the label of its file system, else empty
 	SizeBytes int64  `json:"sizeBytes"`
-	CanBlock  bool   `json:"canBlock"` // can be replicated block by block
-	Need      bool   `json:"need"`     // has to be migrated for the server to start
+	// OffsetBytes is where on its disk it begins; 0 from an agent that does not tell.
+	OffsetBytes int64 `json:"offsetBytes,omitempty"`
+	CanBlock    bool  `json:"canBlock"` // can be replicated block by block
+	Need        bool  `json:"need"`     // has to be migrated for the server to start
 }
 
 // WorkQuery asks what the agent should be doing.

@@ -136,3 +136,12 @@ func (s *Store) UpdateProcessing(ctx context.Context, jobID string, run int, sha
 func ProcessingPercent(share float64) float64 {
 	return progressSynced + (progressProcessed-progressSynced)*min(1, max(0, share))
 }
+
+// SecondsLeft is when a run will have read total bytes, of which it has read some, at rate bytes per second; -1 when that cannot
+// be said: nothing is left to read, or nothing gets on.
+func SecondsLeft(total, read, rate int64) int64 {
+	if rate <= 0 || read >= total {
+		return -1
+	}
+	return (total - read + rate - 1) / rate
+}

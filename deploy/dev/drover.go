@@ -30,6 +30,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 		group.Go(func() error {
 			return app.RunWorker(ctx, app.WorkerConfig{
 				Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+				SourceWait: app.SourceWaitFromEnv(os.Getenv),
 				Orchestrator: app.OrchestratorConfig{
 					SMC: smc.Config{
 						Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
