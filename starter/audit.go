@@ -36,9 +36,11 @@ func (c *cli) auditCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			records, err := listAudit(cmd, client, smc.DescribeAuditLogRequest{
-				KeyID: given("key"), Operation: given("operation"), Outcome: given("outcome"), StartTime: given("since"), EndTime: given("until"), Changes: &changes,
-			}, limit)
+			req := smc.DescribeAuditLogRequest{
+				KeyID: given("key"), Operation: given("operation"), Outcome: given("outcome"), StartTime: given("since"), EndTime: given("until"),
+			}
+			optional(changes, &req.Changes, true)
+			records, err := listAudit(cmd, client, req, limit)
 			if err != nil {
 				return err
 			}

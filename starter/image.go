@@ -14,16 +14,17 @@ import (
 
 func (c *cli) imageCommand() *cobra.Command {
 	var job string
+	filter := smc.DescribeImagesRequest{}
 	list := &cobra.Command{
-		Use:   "list [--job JOB]",
-		Short: "List the images, newest first",
-		Args:  exactArgs(),
+		Use:     "list [--job JOB] [--name NAME]",
+		Short:   "List the images, newest first",
+		Example: "  drover image list --job web-1",
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			filter := smc.DescribeImagesRequest{}
 			if job != "" {
 				id, err := findJobID(cmd.Context(), client, job) // images outlive their job, so its id will do
 				if err != nil {
@@ -47,10 +48,12 @@ func (c *cli) imageCommand() *cobra.Command {
 		},
 	}
 	list.Flags().StringVar(&job, "job", "", "only images of this `JOB`, by id or name")
+	textFlag(list.Flags(), &filter.Name, "name", "only images of this `NAME`")
 	show := &cobra.Command{
-		Use:   "show IMAGE",
-		Short: "Show an image, by id or name",
-		Args:  exactArgs("IMAGE"),
+		Use:     "show IMAGE",
+		Short:   "Show an image, by id or name",
+		Example: "  drover image show web-1",
+		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

@@ -58,12 +58,14 @@ func (c *cli) jobCommand() *cobra.Command {
 type jobFlags struct {
 	source, name, description, imageName string
 	systemDiskSize                       int
-	dataDisks                            []string
+	dataDisks, parts, tags               []string
 	runOnce                              bool
 	frequency, maxImages                 int
 	parameters                           string
 	schedule, validTime                  string
 	start                                bool
+	// target is what is asked of the target, and what has no form of its own on the command line.
+	target smc.CreateReplicationJobRequest
 }
 
 func (c *cli) jobCreateCommand() *cobra.Command {
@@ -79,7 +81,8 @@ last --max-images images, and is Waiting in between until it is cut over.`,
   drover job create --source db-1 --name db-1 --image-name db-1 --system-disk-size 40 --data-disk 1=200 \
       --run-once=false --frequency 12 --max-images 3 --start
   drover job create --source app-1 --name app-1 --image-name app-1 --system-disk-size 40 \
-      --replication-parameters '{"bandwidth_limit":50000,"compress_level":3}' --schedule 2030-01-31T02:00:00Z`,
+      --replication-parameters '{"bandwidth_limit":50000,"compress_level":3}' --schedule 2030-01-31T02:00:00Z
+  drover job create --source web-2 --tag wave=1 --tag team=web --part 0_0=42949672960 --net-mode 2 --vswitch-id vsw-1`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.source == "" {
@@ -110,14 +113,25 @@ last --max-images images, and is Waiting in between until it is cut over.`,
 	flags.StringVar(&f.parameters, "replication-parameters", "", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
 	flags.StringVar(&f.schedule, "schedule", "", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m")
 	flags.StringVar(&f.validTime, "valid-time", "", "`TIME` at which the job expires, in the forms of --schedule; never means never (default: in 30 days)")
+	flags.StringArrayVar(&f.parts, "part", nil, partUsage)
+	flags.StringArrayVar(&f.tags, "tag", nil, "`KEY=VALUE` to tag the job with; may be repeated")
 	flags.BoolVar(&f.start, "start", false, "start the job at once")
+	targetFlags(flags, target{
+		&f.target.TargetType, &f.target.InstanceID, &f.target.InstanceType, &f.target.InstanceRAMRole, &f.target.LaunchTemplateID, &f.target.LaunchTemplateVersion,
+		&f.target.ContainerNamespace, &f.target.ContainerRepository, &f.target.ContainerTag, &f.target.VSwitchID, &f.target.VpcID, &f.target.NetMode,
+	})
+	textFlag(flags, &f.target.LicenseType, "license-type", "`TYPE` of the license of the image")
+	textFlag(flags, &f.target.ResourceGroupID, "resource-group-id", "`ID` of the job's resource group")
+	intFlag(flags, &f.target.JobType, "job-type", "type of the job, 0 to 3; a self-hosted center has 0 only (default 0)")
+	textFlag(flags, &f.target.ClientToken, "client-token", "`TOKEN` that makes the call safe to repeat for 7 days (default: a new one)")
 	return cmd
 }
 
 // request makes the request of what was given; what was not is left to the endpoint's defaults, and whether it is
 // allowed to the endpoint's judgement.
 func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateReplicationJobRequest, error) {
-	req := &smc.CreateReplicationJobRequest{}
+	request := f.target
+	req := &request
 	optional(given("name"), &req.Name, f.name)
 	optional(given("description"), &req.Description, f.description)
 	optional(given("image-name"), &req.ImageName, f.imageName)
@@ -151,7 +165,14 @@ func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateRe
 	if err != nil {
 		return nil, err
 	}
-	req.DataDisk = disks
+	if req.SystemDiskPart, req.DataDisk, err = parseParts(f.parts, disks); err != nil {
+		return nil, err
+	}
+	if len(f.tags) > 0 {
+		if req.Tag, err = parseTags(f.tags); err != nil {
+			return nil, err
+		}
+	}
 	return req, nil
 }
 
@@ -218,27 +239,21 @@ func phaseOf(status smc.JobStatus, phase smc.BusinessStatus) string {
 }
 
 func (c *cli) jobListCommand() *cobra.Command {
-	var status, source string
+	var filter jobFilter
 	cmd := &cobra.Command{
-		Use:     "list [--status STATUS] [--source SOURCE]",
-		Short:   "List the jobs, newest first",
-		Example: "  drover job list\n  drover job list --status Running -o json",
-		Args:    exactArgs(),
+		Use:   "list [flags]",
+		Short: "List the jobs, newest first",
+		Long:  "List the jobs, newest first: all of them, or those for which everything that is given holds.",
+		Example: `  drover job list
+  drover job list --status Running -o json
+  drover job list --tag wave=1 --status InError`,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			filter := smc.DescribeReplicationJobsRequest{}
-			optional(status != "", &filter.Status, status)
-			if source != "" {
-				s, err := findSource(cmd.Context(), client, source)
-				if err != nil {
-					return err
-				}
-				filter.SourceID = []string{s.SourceID}
-			}
-			jobs, _, err := listJobs(cmd.Context(), client, filter)
+			jobs, err := filter.list(cmd.Context(), client)
 			if err != nil {
 				return err
 			}
@@ -253,8 +268,7 @@ func (c *cli) jobListCommand() *cobra.Command {
 			return t.Write(c.out, "")
 		},
 	}
-	cmd.Flags().StringVar(&status, "status", "", "only jobs of this `STATUS`")
-	cmd.Flags().StringVar(&source, "source", "", "only jobs of this `SOURCE` server, by id or name")
+	filter.flags(cmd.Flags())
 	return cmd
 }
 
@@ -331,8 +345,20 @@ func (c *cli) showJob(j jobView) error {
 	f.add("Target", string(j.TargetType))
 	f.add("Image", strings.TrimSpace(j.ImageID+" "+j.ImageName))
 	f.add("System disk", gib(j.SystemDiskSize))
+	for _, p := range j.SystemDiskParts {
+		f.add("  "+p.Device, partText(smc.Part(p)))
+	}
 	for _, d := range j.DataDisks {
 		f.add(fmt.Sprintf("Data disk %d", d.Index), gib(d.Size))
+		for _, p := range d.Parts {
+			f.add("  "+p.Device, partText(p))
+		}
+	}
+	f.add("Network", strings.TrimSpace(j.VSwitchID+" "+j.VpcID))
+	f.add("Instance", strings.TrimSpace(j.InstanceID+" "+j.InstanceType))
+	f.add("Resource group", j.ResourceGroupID)
+	for _, tag := range j.Tags {
+		f.add("Tag", tag.Key+"="+tag.Value)
 	}
 	if !j.RunOnce {
 		f.add("Rhythm", fmt.Sprintf("every %d h, the last %d images are kept", j.Frequency, j.MaxNumberOfImageToKeep))
@@ -357,6 +383,18 @@ func (c *cli) showJob(j jobView) error {
 		return err
 	}
 	return t.Write(c.out, "")
+}
+
+// partText is a partition as it was asked for.
+func partText(p smc.Part) string {
+	text := progress.Bytes(p.SizeBytes)
+	if p.SizeBytes == 0 {
+		text = "as it is"
+	}
+	if !p.Block {
+		text += ", not by blocks"
+	}
+	return text
 }
 
 // jobAction is a command that does one thing to a job.

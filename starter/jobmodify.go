@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/drover/drover/smc"
 )
 
 // never takes a time away: a job that never expires, or that is started by hand only.
 const never = "never"
+
+const partUsage = "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated"
 
 func (c *cli) jobModifyCommand() *cobra.Command {
 	req := &smc.ModifyReplicationJobAttributeRequest{}
@@ -71,25 +74,39 @@ job when it was made cannot change.
 	textFlag(flags, &req.ImageName, "image-name", "`NAME` of the image")
 	intFlag(flags, &req.SystemDiskSize, "system-disk-size", "size of the image's system disk in `GIB`, 20 to 2048")
 	flags.StringArrayVar(&dataDisks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated")
-	flags.StringArrayVar(&parts, "part", nil, "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated")
+	flags.StringArrayVar(&parts, "part", nil, partUsage)
 	intFlag(flags, &req.Frequency, "frequency", "`HOURS` between the runs of an incremental job, 1 to 168")
 	intFlag(flags, &req.MaxNumberOfImageToKeep, "max-images", "how many images of an incremental job are kept, 1 to 10")
 	textFlag(flags, &req.ReplicationParameters, "replication-parameters", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
 	textFlag(flags, &schedule, "schedule", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m; never means by hand only")
 	textFlag(flags, &validTime, "valid-time", "`TIME` at which the job expires, in the forms of --schedule; never means never")
-	textFlag(flags, &req.TargetType, "target-type", "`TYPE` of the target: Image, ContainerImage or TargetInstance")
-	textFlag(flags, &req.InstanceID, "instance-id", "`ID` of the instance that a TargetInstance job migrates to")
-	textFlag(flags, &req.InstanceType, "instance-type", "`TYPE` of the instances the image is meant for")
-	textFlag(flags, &req.InstanceRAMRole, "instance-ram-role", "`ROLE` of those instances")
-	textFlag(flags, &req.LaunchTemplateID, "launch-template-id", "`ID` of the launch template")
-	textFlag(flags, &req.LaunchTemplateVersion, "launch-template-version", "its `VERSION`")
-	textFlag(flags, &req.ContainerNamespace, "container-namespace", "`NAMESPACE` of the container image")
-	textFlag(flags, &req.ContainerRepository, "container-repository", "`REPOSITORY` of the container image")
-	textFlag(flags, &req.ContainerTag, "container-tag", "`TAG` of the container image")
-	intFlag(flags, &req.NetMode, "net-mode", "0 for the public network, 2 for a private one, which needs --vswitch-id")
-	textFlag(flags, &req.VSwitchID, "vswitch-id", "`ID` of the vSwitch")
-	textFlag(flags, &req.VpcID, "vpc-id", "`ID` of the VPC")
+	targetFlags(flags, target{
+		&req.TargetType, &req.InstanceID, &req.InstanceType, &req.InstanceRAMRole, &req.LaunchTemplateID, &req.LaunchTemplateVersion,
+		&req.ContainerNamespace, &req.ContainerRepository, &req.ContainerTag, &req.VSwitchID, &req.VpcID, &req.NetMode,
+	})
 	return cmd
+}
+
+// target are the parameters, of a job to be made or to be changed, that say what its image is for and which way it goes.
+type target struct {
+	targetType, instanceID, instanceType, instanceRAMRole, launchTemplateID, launchTemplateVersion **string
+	containerNamespace, containerRepository, containerTag, vSwitchID, vpcID                        **string
+	netMode                                                                                        **int
+}
+
+func targetFlags(flags *pflag.FlagSet, t target) {
+	textFlag(flags, t.targetType, "target-type", "`TYPE` of the target: Image, ContainerImage or TargetInstance")
+	textFlag(flags, t.instanceID, "instance-id", "`ID` of the instance that a TargetInstance job migrates to")
+	textFlag(flags, t.instanceType, "instance-type", "`TYPE` of the instances the image is meant for")
+	textFlag(flags, t.instanceRAMRole, "instance-ram-role", "`ROLE` of those instances")
+	textFlag(flags, t.launchTemplateID, "launch-template-id", "`ID` of the launch template")
+	textFlag(flags, t.launchTemplateVersion, "launch-template-version", "its `VERSION`")
+	textFlag(flags, t.containerNamespace, "container-namespace", "`NAMESPACE` of the container image")
+	textFlag(flags, t.containerRepository, "container-repository", "`REPOSITORY` of the container image")
+	textFlag(flags, t.containerTag, "container-tag", "`TAG` of the container image")
+	intFlag(flags, t.netMode, "net-mode", "0 for the public network, 2 for a private one, which needs --vswitch-id")
+	textFlag(flags, t.vSwitchID, "vswitch-id", "`ID` of the vSwitch")
+	textFlag(flags, t.vpcID, "vpc-id", "`ID` of the VPC")
 }
 
 // timeOrNever reads a time as people write it; never is the empty text of the API, and absence stays absence.

@@ -12,16 +12,16 @@ import (
 )
 
 func (c *cli) tokenCommand() *cobra.Command {
-	var name string
+	var name, description string
 	var count, days int
 	create := &cobra.Command{
-		Use:   "create [--name NAME] [--count N] [--ttl-days N]",
+		Use:   "create [--name NAME] [--description TEXT] [--count N] [--ttl-days N]",
 		Short: "Make an activation code with which agents register",
 		Long: `Make an activation code with which agents register source servers.
 
 The code is shown this once. The output ends with the command to run on a source server.`,
 		Example: `  drover token create
-  drover token create --name dc-1 --count 20 --ttl-days 7
+  drover token create --name dc-1 --description 'the racks of hall 7' --count 20 --ttl-days 7
   drover token create -o json | jq -r .AccessTokenCode`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -31,15 +31,10 @@ The code is shown this once. The output ends with the command to run on a source
 			}
 			req := &smc.CreateAccessTokenRequest{}
 			given := cmd.Flags().Changed
-			if given("name") {
-				req.Name = &name
-			}
-			if given("count") {
-				req.Count = &count
-			}
-			if given("ttl-days") {
-				req.TimeToLiveInDays = &days
-			}
+			optional(given("name"), &req.Name, name)
+			optional(given("description"), &req.Description, description)
+			optional(given("count"), &req.Count, count)
+			optional(given("ttl-days"), &req.TimeToLiveInDays, days)
 			res, err := client.CreateAccessToken(cmd.Context(), req)
 			if err != nil {
 				return err
@@ -57,22 +52,28 @@ The code is not shown again. Run on each source server, as root when the disks a
 		},
 	}
 	create.Flags().StringVar(&name, "name", "", "`NAME` of the activation code")
+	create.Flags().StringVar(&description, "description", "", "`TEXT` about the activation code")
 	create.Flags().IntVar(&count, "count", smc.DefaultAccessTokenCount, "how many servers may register with it, 1 to 1000")
 	create.Flags().IntVar(&days, "ttl-days", smc.DefaultAccessTokenTimeToLiveInDays, "how long it is valid, 1 to 90 days")
 	return group("token", "Activation codes", create, c.tokenListCommand(), c.tokenDisableCommand(), c.tokenDeleteCommand())
 }
 
 func (c *cli) sourceCommand() *cobra.Command {
+	var filter sourceFilter
 	list := &cobra.Command{
-		Use:   "list",
+		Use:   "list [flags]",
 		Short: "List the source servers, newest first",
-		Args:  exactArgs(),
+		Long:  "List the source servers, newest first: all of them, or those for which everything that is given holds.",
+		Example: `  drover source list
+  drover source list --state Unavailable
+  drover source list --workgroup wave-1 --tag env=prod -o json`,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			sources, _, err := listSources(cmd.Context(), client, smc.DescribeSourceServersRequest{})
+			sources, err := filter.list(cmd.Context(), client)
 			if err != nil {
 				return err
 			}
@@ -87,10 +88,12 @@ func (c *cli) sourceCommand() *cobra.Command {
 			return t.Write(c.out, "")
 		},
 	}
+	filter.flags(list.Flags())
 	show := &cobra.Command{
-		Use:   "show SOURCE",
-		Short: "Show a source server, by id or name",
-		Args:  exactArgs("SOURCE"),
+		Use:     "show SOURCE",
+		Short:   "Show a source server, by id or name",
+		Example: "  drover source show web-1",
+		Args:    exactArgs("SOURCE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -118,6 +121,10 @@ func (c *cli) showSource(s smc.SourceServer) error {
 	f.add("Error", s.ErrorCode)
 	f.add("Status info", s.StatusInfo)
 	f.add("Job", s.JobID)
+	f.add("Workgroup", s.WorkgroupID)
+	for _, tag := range s.Tags {
+		f.add("Tag", tag.Key+"="+tag.Value)
+	}
 	f.add("Registered", localTime(s.CreationTime))
 	f.add("Platform", strings.TrimSpace(s.Platform+" "+s.Architecture))
 	f.add("Agent", s.AgentVersion)

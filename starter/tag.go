@@ -201,13 +201,9 @@ resources that have it are listed; with several, those that have all of them.`,
 			if err := on.check(cmd, false); err != nil {
 				return err
 			}
-			given, err := parseTags(args)
+			filter, err := filterTags(args).filter()
 			if err != nil {
 				return err
-			}
-			var filter []smc.TagFilter
-			for _, tag := range given {
-				filter = append(filter, smc.TagFilter(tag))
 			}
 			client, err := c.client()
 			if err != nil {

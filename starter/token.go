@@ -38,9 +38,10 @@ func findToken(ctx context.Context, client *smc.Client, ref string) (smc.AccessT
 func (c *cli) tokenListCommand() *cobra.Command {
 	filter := smc.ListAccessTokensRequest{}
 	cmd := &cobra.Command{
-		Use:   "list [--status STATUS]",
-		Short: "List the activation codes, newest first, without their secrets",
-		Args:  exactArgs(),
+		Use:     "list [--status STATUS] [--name NAME]",
+		Short:   "List the activation codes, newest first, without their secrets",
+		Example: "  drover token list --status activated",
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -53,15 +54,16 @@ func (c *cli) tokenListCommand() *cobra.Command {
 			if c.json() {
 				return c.printJSON(tokens)
 			}
-			t := table.New("ACCESS TOKEN ID", "NAME", "STATUS", ">REGISTERED", ">VALID DAYS", "CREATED")
+			t := table.New("ACCESS TOKEN ID", "NAME", "STATUS", ">REGISTERED", ">VALID DAYS", "CREATED", "DESCRIPTION")
 			for _, token := range tokens {
 				t.Add(token.AccessTokenID, orDash(token.Name), string(token.Status), fmt.Sprintf("%d of %d", token.RegisteredCount, token.Count),
-					fmt.Sprint(token.TimeToLiveInDays), localTime(token.CreationTime))
+					fmt.Sprint(token.TimeToLiveInDays), localTime(token.CreationTime), orDash(token.Description))
 			}
 			return t.Write(c.out, "")
 		},
 	}
 	textFlag(cmd.Flags(), &filter.Status, "status", "only those of this `STATUS`: activated, unactivated or expired")
+	textFlag(cmd.Flags(), &filter.Name, "name", "only those of this `NAME`")
 	return cmd
 }
 

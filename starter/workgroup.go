@@ -101,16 +101,23 @@ func (c *cli) workgroupCreateCommand() *cobra.Command {
 	textFlag(cmd.Flags(), &req.Name, "name", "`NAME` of the workgroup")
 	textFlag(cmd.Flags(), &req.Description, "description", "`TEXT` about the workgroup")
 	cmd.Flags().StringArrayVar(&tags, "tag", nil, "`KEY=VALUE` to tag it with; may be repeated")
+	textFlag(cmd.Flags(), &req.ClientToken, "client-token", "`TOKEN` that makes the call safe to repeat for 7 days (default: a new one)")
 	return cmd
 }
 
 func (c *cli) workgroupListCommand() *cobra.Command {
 	filter := smc.DescribeWorkgroupsRequest{}
+	var tags filterTags
 	cmd := &cobra.Command{
-		Use:   "list [--status STATUS]",
-		Short: "List the workgroups, newest first",
-		Args:  exactArgs(),
+		Use:     "list [--status STATUS] [--name NAME] [--tag TAG]...",
+		Short:   "List the workgroups, newest first",
+		Example: "  drover workgroup list --status InProgress\n  drover workgroup list --tag team=web",
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if filter.Tag, err = tags.filter(); err != nil {
+				return err
+			}
 			client, err := c.client()
 			if err != nil {
 				return err
@@ -134,6 +141,8 @@ func (c *cli) workgroupListCommand() *cobra.Command {
 		},
 	}
 	textFlag(cmd.Flags(), &filter.Status, "status", "only those of this `STATUS`: NotStarted, InProgress, Cutover or Completed")
+	textFlag(cmd.Flags(), &filter.Name, "name", "only those of this `NAME`")
+	tags.flag(cmd.Flags(), "workgroups")
 	return cmd
 }
 
