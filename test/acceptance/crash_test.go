@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/stack"
 )
 
 // slowSync is a bandwidth limit under which the crash tests' disks take about 12 seconds, and a disk to go with it.
@@ -44,23 +45,24 @@ func requireLittleTwice(t *testing.T, a *agent, run smc.JobRun, needed, interrup
 // A drover-dev killed in the middle of a sync and started again goes on by itself.
 func TestCenterKilledWhileSyncing(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	small := makeDisk(t, filepath.Join(s.dir, "small.raw"), 8*mib, mib, 4, 1)
+	small := makeDisk(t, filepath.Join(s.Dir, "small.raw"), 8*mib, mib, 4, 1)
 	ready := s.createJob(s.startAgent("ready", small))
 	finished := s.createJob(s.startAgent("finished", small), "--start")
-	disk := makeDisk(t, filepath.Join(s.dir, "big.raw"), gib, slowSyncData, 16, 2)
+	disk := makeDisk(t, filepath.Join(s.Dir, "big.raw"), gib, slowSyncData, 16, 2)
 	a := s.startAgent("big", disk)
 	s.awaitStatus(finished, smc.StatusFinished)
 	job := s.createJob(a, "--replication-parameters", slowSync, "--start")
 
 	// Somebody watches, and should not have to notice.
-	watch := start(t, s.logs, "watch", "env", append(s.environ(), filepath.Join(binDir, "drover"), "job", "watch", job)...)
+	watch, err := s.Spawn("watch", "drover", "job", "watch", job)
+	require.NoError(t, err)
+	t.Cleanup(watch.Kill)
 	before := s.awaitSyncing(job, 0.4)
 	requireBetween(t, before)
 	env := s.env
-	s.dev.kill()
-	s.up()
+	s.again()
 	require.Equal(t, env, s.env, "addresses and keys are those of the first start")
 
 	after, err := s.details(job)
@@ -77,7 +79,9 @@ func TestCenterKilledWhileSyncing(t *testing.T) {
 	assert.Equal(t, map[string]smc.JobStatus{ready: smc.StatusReady, finished: smc.StatusFinished, job: smc.StatusRunning}, statuses)
 
 	done := s.awaitStatus(job, smc.StatusFinished)
-	assert.Equal(t, 0, watch.exitCode(t, 30*time.Second), "exit code of job watch")
+	code, err := watch.Wait(within(t, 30*time.Second))
+	require.NoError(t, err)
+	assert.Equal(t, 0, code, "exit code of job watch")
 	require.Len(t, done.Runs, 1)
 	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), 1)
 	s.exportSynced(done.Runs[0].ImageID, disk)
@@ -89,9 +93,9 @@ func TestCenterKilledWhileSyncing(t *testing.T) {
 // An agent killed in the middle of a sync and started with nothing but its state goes on.
 func TestAgentKilledWhileSyncing(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.dir, "big.raw"), gib, slowSyncData, 16, 3)
+	disk := makeDisk(t, filepath.Join(s.Dir, "big.raw"), gib, slowSyncData, 16, 3)
 	a := s.startAgent("big", disk)
 	job := s.createJob(a, "--replication-parameters", slowSync, "--start")
 	requireBetween(t, s.awaitSyncing(job, 0.4))
@@ -106,18 +110,17 @@ func TestAgentKilledWhileSyncing(t *testing.T) {
 // A drover-dev killed whenever a job enters a phase: nothing is lost, done twice or left behind.
 func TestCenterKilledInEveryPhase(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 96*mib, 48*mib, 8, 4)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 96*mib, 48*mib, 8, 4)
 	a := s.startAgent("web-1", disk)
 	job := s.createJob(a, "--start")
 	for i, status := range oneRun {
-		eventually(t, slow, "the event "+status, func() (bool, any) {
+		stack.Eventually(t, slow, "the event "+status, func() (bool, any) {
 			story := heard.story(job)
 			return len(story) > i+1, story
 		})
-		s.dev.kill()
-		s.up()
+		s.again()
 	}
 	done := s.awaitStatus(job, smc.StatusFinished)
 	require.Len(t, done.Runs, 1)

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/test/stack"
 )
 
 // event is as much of a job's event as is checked here.
@@ -54,10 +56,10 @@ type follower struct {
 }
 
 // follow starts a follower at the beginning of the stream.
-func (s *stack) follow() *follower {
+func (s *center) follow() *follower {
 	t := s.t
 	t.Helper()
-	nc, err := nats.Connect(s.env["NATS_URL"], nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	nc, err := s.ConnectNATS()
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
@@ -65,7 +67,7 @@ func (s *stack) follow() *follower {
 	ctx, cancel := context.WithTimeout(t.Context(), slow)
 	defer cancel()
 	var consumer jetstream.Consumer
-	eventually(t, slow, "the stream is there", func() (bool, any) { // its relay makes it, a moment after the center is ready
+	stack.Eventually(t, slow, "the stream is there", func() (bool, any) { // its relay makes it, a moment after the center is ready
 		consumer, err = js.OrderedConsumer(ctx, "SMC", jetstream.OrderedConsumerConfig{FilterSubjects: []string{"smc.v1.*.*.job.*"}})
 		return err == nil, err
 	})
@@ -122,7 +124,7 @@ func chain(parts ...any) (statuses []string) {
 // requireStory waits for the events of a job and checks that they are exactly these, once each, in order.
 func (f *follower) requireStory(t *testing.T, jobID string, want []string) {
 	t.Helper()
-	eventually(t, slow, "all events of "+jobID+" have come", func() (bool, any) {
+	stack.Eventually(t, slow, "all events of "+jobID+" have come", func() (bool, any) {
 		story := f.story(jobID)
 		return len(story) >= len(want), story
 	})

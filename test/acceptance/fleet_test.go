@@ -11,6 +11,7 @@ import (
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/stack"
 )
 
 // dcExit is the manifest that the project promises to take.
@@ -26,7 +27,7 @@ waves:
 `
 
 // checkDCExit checks what that manifest must lead to.
-func (s *stack) checkDCExit(heard *follower, status fleet.Status, disks map[string]string) {
+func (s *center) checkDCExit(heard *follower, status fleet.Status, disks map[string]string) {
 	t := s.t
 	t.Helper()
 	require.Equal(t, fleet.Completed, status.Status, "%+v", status)
@@ -84,7 +85,7 @@ func (s *stack) checkDCExit(heard *follower, status fleet.Status, disks map[stri
 // The manifest of the documentation, from the command line to the last image.
 func TestFleet(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
 	disks := s.smallServers(12*mib, "web-1", "web-2", "db-1", "db-2")
 	s.drover("fleet", "apply", "-f", s.manifest(dcExit), "--watch") // exit code 0: it is Completed
@@ -95,12 +96,14 @@ func TestFleet(t *testing.T) {
 // With the event stream switched off the same fleet finishes by polling.
 func TestFleetPolls(t *testing.T) {
 	t.Parallel()
-	s := newStackWith(t, []string{"DROVER_BRIDGE=off"})
+	s := newCenterWith(t, stack.Options{Env: []string{"DROVER_BRIDGE=off"}})
 	heard := s.follow()
 	disks := s.smallServers(12*mib, "web-1", "web-2", "db-1", "db-2")
 	s.drover("fleet", "apply", "-f", s.manifest("pollInterval: 1s\n"+dcExit))
 	status := s.awaitFleetEnd("dc-exit")
-	require.Equal(t, 1, s.dev.logged(t, "the bridge is off"))
+	warned, err := s.Dev.Logged("the bridge is off")
+	require.NoError(t, err)
+	require.Equal(t, 1, warned)
 	s.checkDCExit(heard, status, disks)
 }
 
@@ -108,10 +111,9 @@ func TestFleetPolls(t *testing.T) {
 // more jobs run than there are slots.
 func TestOrchestratorKilled(t *testing.T) {
 	t.Parallel()
-	s := newStackWith(t, nil, "--roles", "center,transition")
+	s := newCenterWith(t, stack.Options{DevArgs: []string{"--roles", "center,transition"}, Orchestrators: 1})
 	heard := s.follow()
 	disks := s.smallServers(24*mib, "web-1", "web-2", "web-3", "db-1", "db-2", "db-3")
-	orchestrator := s.startOrchestrator()
 	s.drover("fleet", "apply", "-f", s.manifest(`name: killed
 pollInterval: 5s
 defaults: {systemDiskSize: 40, replicationParameters: {bandwidth_limit: 100000}}
@@ -144,9 +146,8 @@ waves:
 		{"Finished", 1},        // an image is to be verified, a slot is free
 		{"Running/Syncing", 5}, // in the second wave
 	} {
-		eventually(t, fleetLimit, "events "+moment.status, count(moment.status, moment.number))
-		orchestrator.kill()
-		orchestrator = s.startOrchestrator()
+		stack.Eventually(t, fleetLimit, "events "+moment.status, count(moment.status, moment.number))
+		require.NoError(t, s.Orchestrators[0].Restart(within(t, stack.StartLimit)))
 	}
 	status := s.awaitFleetEnd("killed")
 	require.Equal(t, fleet.Completed, status.Status, "%+v", status)
@@ -169,13 +170,13 @@ waves:
 	for name := range disks {
 		requirePhases(t, events, name, oneTime...)
 	}
-	orchestrator.terminate(t)
+	terminate(t, s.Orchestrators[0])
 }
 
 // One of two fleets on one center is cancelled: nothing of it is left but its images, and the other does not notice.
 func TestFleetCancelled(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
 	disks := s.smallServers(16*mib, "a-1", "a-2", "a-3", "a-4", "b-1", "b-2")
 	s.drover("fleet", "apply", "-f", s.manifest(`name: alpha
@@ -257,15 +258,15 @@ waves: [{name: only, maxConcurrent: 2, servers: [{match: "b-*"}]}]
 }
 
 // breakable makes a disk that loses its end, and gets it back.
-func (s *stack) breakable(name string) (disk, whole string) {
+func (s *center) breakable(name string) (disk, whole string) {
 	s.t.Helper()
-	disk = makeDisk(s.t, filepath.Join(s.dir, name+".raw"), 64*mib, 16*mib, 8, 62)
-	return disk, copyDisk(s.t, filepath.Join(s.dir, name+"-whole.raw"), disk)
+	disk = makeDisk(s.t, filepath.Join(s.Dir, name+".raw"), 64*mib, 16*mib, 8, 62)
+	return disk, copyDisk(s.t, filepath.Join(s.Dir, name+"-whole.raw"), disk)
 }
 
 // breakDisk cuts a disk of breakable short, in a hole, while it is being read. One that had changed before would be
 // another disk and no error.
-func (s *stack) breakDisk(fleetName, name, disk string) {
+func (s *center) breakDisk(fleetName, name, disk string) {
 	s.t.Helper()
 	status := s.awaitFleet(fleetName, "syncing "+name, func(status fleet.Status) bool {
 		return phaseOf(status, name) == fleet.PhaseReplicate
@@ -278,9 +279,9 @@ func (s *stack) breakDisk(fleetName, name, disk string) {
 // manifest says.
 func TestFleetWithTrouble(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	good := makeDisk(t, filepath.Join(s.dir, "good.raw"), 64*mib, 32*mib, 8, 61)
+	good := makeDisk(t, filepath.Join(s.Dir, "good.raw"), 64*mib, 32*mib, 8, 61)
 	a := s.startAgent("good", good)
 	bad, _ := s.breakable("bad")
 	s.startAgent("bad", bad)
@@ -293,7 +294,7 @@ waves: [{name: all, servers: [{name: good}, {name: bad}]}]
 	a.killAgain()
 
 	r := s.try("fleet", "watch", "trouble")
-	assert.Equal(t, 1, r.code, "exit code of fleet watch for a fleet with failures\n%s%s", r.stdout, r.stderr)
+	assert.Equal(t, 1, r.Code, "exit code of fleet watch for a fleet with failures\n%s%s", r.Stdout, r.Stderr)
 	status := s.fleetStatus("trouble")
 	require.Equal(t, fleet.CompletedWithFailures, status.Status, "%+v", status)
 	done := requireDone(t, status, "good", 1)
@@ -322,7 +323,7 @@ waves: [{name: all, servers: [{name: good}, {name: bad}]}]
 // A wave that fails too often pauses the fleet; after the repair it goes on with the same job.
 func TestFleetPaused(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
 	disks := s.smallServers(8*mib, "good", "later")
 	bad, whole := s.breakable("bad")
@@ -372,7 +373,7 @@ waves:
 	}
 	assert.Equal(t, []string{"Running", "Paused", "Running", "Completed"}, states, "what the fleet tells of itself")
 	r := s.try("fleet", "resume", "paused")
-	assert.Equal(t, 1, r.code, "exit code of fleet resume for a fleet that has ended")
+	assert.Equal(t, 1, r.Code, "exit code of fleet resume for a fleet that has ended")
 }
 
 // Roles that are wrong are told before anything is started.
@@ -387,8 +388,8 @@ func TestWrongRoles(t *testing.T) {
 		{"drover-worker", "--role", "orchestrator"}, // of no endpoint
 	} {
 		r := run(t, []string{smc.EnvEndpoint + "=", smc.EnvAccessKeyID + "="}, args[0], args[1:]...)
-		assert.Equal(t, 2, r.code, "exit code of %q\n%s", args, r.stderr)
-		assert.Contains(t, r.stderr, "role", "%q", args)
+		assert.Equal(t, 2, r.Code, "exit code of %q\n%s", args, r.Stderr)
+		assert.Contains(t, r.Stderr, "role", "%q", args)
 	}
 	assert.NoDirExists(t, dir)
 }

@@ -12,47 +12,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/stack"
 )
 
 // fleetLimit bounds a fleet: what a killed worker was about is taken up half a minute later.
 const fleetLimit = 5 * time.Minute
 
-// newStackWith starts a drover-dev with more environment variables and arguments.
-func newStackWith(t *testing.T, env []string, args ...string) *stack {
-	t.Helper()
-	s := &stack{t: t, dir: t.TempDir()}
-	s.data, s.logs = filepath.Join(s.dir, "data"), filepath.Join(s.dir, "logs")
-	require.NoError(t, os.Mkdir(s.logs, 0o700))
-	t.Cleanup(func() { showLogs(t, s.logs) })
-	words := append(slices.Clone(env), filepath.Join(binDir, "drover-dev"), "--data", s.data, "--listen", "127.0.0.1:0")
-	s.dev = start(t, s.logs, "drover-dev", "env", append(words, args...)...)
-	s.dev.awaitLine(t, "drover-dev ready", startLimit)
-	s.env = readEnvironment(t, filepath.Join(s.data, "dev.env"))
-	cfg, err := smc.ConfigFromEnv(func(name string) string { return s.env[name] })
-	require.NoError(t, err)
-	s.client, err = smc.NewClient(cfg)
-	require.NoError(t, err)
-	return s
-}
-
-// startOrchestrator starts a worker that takes fleets and nothing else.
-func (s *stack) startOrchestrator() *process {
-	s.t.Helper()
-	return start(s.t, s.logs, "orchestrator", "env",
-		append(s.environ(), filepath.Join(binDir, "drover-worker"), "--role", "orchestrator", "--log-format", "console")...)
-}
-
 // manifest writes a manifest and returns its path.
-func (s *stack) manifest(text string) string {
+func (s *center) manifest(text string) string {
 	s.t.Helper()
-	file, err := os.CreateTemp(s.dir, "*.yaml")
+	file, err := os.CreateTemp(s.Dir, "*.yaml")
 	require.NoError(s.t, err)
 	_, err = file.WriteString(text)
 	require.NoError(s.t, err)
@@ -61,7 +36,7 @@ func (s *stack) manifest(text string) string {
 }
 
 // fleetStatus is what `drover fleet status` tells.
-func (s *stack) fleetStatus(name string) fleet.Status {
+func (s *center) fleetStatus(name string) fleet.Status {
 	s.t.Helper()
 	var status fleet.Status
 	s.droverJSON(&status, "fleet", "status", name)
@@ -69,15 +44,15 @@ func (s *stack) fleetStatus(name string) fleet.Status {
 }
 
 // awaitFleet waits until ready holds of a fleet.
-func (s *stack) awaitFleet(name, what string, ready func(fleet.Status) bool) fleet.Status {
+func (s *center) awaitFleet(name, what string, ready func(fleet.Status) bool) fleet.Status {
 	s.t.Helper()
 	var status fleet.Status
-	eventually(s.t, fleetLimit, "fleet "+name+" is "+what, func() (bool, any) {
+	stack.Eventually(s.t, fleetLimit, "fleet "+name+" is "+what, func() (bool, any) {
 		// While there is no worker nobody answers.
 		r := s.try("fleet", "status", name, "-o", "json")
 		status = fleet.Status{}
-		if r.code != 0 || json.Unmarshal([]byte(r.stdout), &status) != nil {
-			return false, r.stderr
+		if r.Code != 0 || json.Unmarshal([]byte(r.Stdout), &status) != nil {
+			return false, r.Stderr
 		}
 		return ready(status), fmt.Sprintf("%+v", status)
 	})
@@ -85,7 +60,7 @@ func (s *stack) awaitFleet(name, what string, ready func(fleet.Status) bool) fle
 }
 
 // awaitFleetEnd waits until a fleet has ended.
-func (s *stack) awaitFleetEnd(name string) fleet.Status {
+func (s *center) awaitFleetEnd(name string) fleet.Status {
 	s.t.Helper()
 	return s.awaitFleet(name, "at its end", func(status fleet.Status) bool {
 		return status.Status != fleet.Running && status.Status != fleet.Paused
@@ -126,7 +101,7 @@ func requireDone(t *testing.T, status fleet.Status, name string, runs int) fleet
 }
 
 // requireClean checks that fleets that have ended left these images and nothing else.
-func (s *stack) requireClean(images ...string) {
+func (s *center) requireClean(images ...string) {
 	s.t.Helper()
 	var jobs []smc.ReplicationJob
 	s.droverJSON(&jobs, "job", "list")
@@ -166,10 +141,10 @@ type fleetEvent struct {
 
 // fleetEvents reads all there is in the stream DROVER, and checks that each subject tells its story once and in order.
 // It is called when the fleets have ended: by then they have told everything.
-func (s *stack) fleetEvents() (events []fleetEvent) {
+func (s *center) fleetEvents() (events []fleetEvent) {
 	t := s.t
 	t.Helper()
-	nc, err := nats.Connect(s.env["NATS_URL"])
+	nc, err := s.ConnectNATS()
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)
@@ -299,7 +274,7 @@ func (f *follower) told(t *testing.T, status fleet.Status) {
 		if m.JobID == "" {
 			continue
 		}
-		eventually(t, slow, "the last event of "+m.JobID+" has come", func() (bool, any) {
+		stack.Eventually(t, slow, "the last event of "+m.JobID+" has come", func() (bool, any) {
 			story := f.story(m.JobID)
 			return len(story) > 0 && story[len(story)-1].Data.Status == "Deleted", story
 		})
@@ -317,20 +292,12 @@ func jobsOf(status fleet.Status, wave string) (jobs []string) {
 }
 
 // smallServers registers servers with a disk each, and returns their disks by name.
-func (s *stack) smallServers(data int64, names ...string) map[string]string {
+func (s *center) smallServers(data int64, names ...string) map[string]string {
 	s.t.Helper()
 	made := map[string]string{}
 	for i, name := range names {
-		made[name] = makeDisk(s.t, filepath.Join(s.dir, name+".raw"), 2*data, data, 4, uint64(50+i))
+		made[name] = makeDisk(s.t, filepath.Join(s.Dir, name+".raw"), 2*data, data, 4, uint64(50+i))
 		s.startAgent(name, made[name])
 	}
 	return made
-}
-
-// logged counts the lines of a process's log that hold a text.
-func (p *process) logged(t *testing.T, text string) int {
-	t.Helper()
-	data, err := os.ReadFile(p.log)
-	require.NoError(t, err)
-	return strings.Count(string(data), text)
 }

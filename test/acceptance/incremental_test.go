@@ -10,14 +10,15 @@ import (
 
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/disks"
+	"github.com/drover/drover/test/stack"
 )
 
 // An incremental job makes one image a run, sends what has changed, keeps the newest images and leaves nothing else.
 func TestIncrementalJob(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	system, data := filepath.Join(s.dir, "system.raw"), filepath.Join(s.dir, "data.raw")
+	system, data := filepath.Join(s.Dir, "system.raw"), filepath.Join(s.Dir, "data.raw")
 	require.NoError(t, disks.Make(system, disks.Spec{SizeBytes: 96 * mib, Seed: 31, FillBytes: 32 * mib}))
 	makeDisk(t, data, 64*mib, 32*mib, 8, 32)
 	a := s.startAgent("db-1", system, data)
@@ -26,7 +27,7 @@ func TestIncrementalJob(t *testing.T) {
 	copies := func(run int) []string {
 		var names []string
 		for i, disk := range []string{system, data} {
-			names = append(names, copyDisk(t, filepath.Join(s.dir, fmt.Sprintf("run-%d-disk-%d.raw", run, i)), disk))
+			names = append(names, copyDisk(t, filepath.Join(s.Dir, fmt.Sprintf("run-%d-disk-%d.raw", run, i)), disk))
 		}
 		return names
 	}
@@ -80,7 +81,7 @@ func TestIncrementalJob(t *testing.T) {
 	assert.Empty(t, s.stagingDirs(), "staging areas after the last run")
 
 	s.drover("job", "delete", job)
-	eventually(t, slow, "the job is gone", func() (bool, any) {
+	stack.Eventually(t, slow, "the job is gone", func() (bool, any) {
 		_, err := s.details(job)
 		return smc.CodeOf(err) == smc.CodeInvalidJobIDNotFound, err
 	})
@@ -98,17 +99,17 @@ func TestIncrementalJob(t *testing.T) {
 // A cutover without a last run ends the job with the image it has.
 func TestCutOverWithoutSync(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 16*mib, 8*mib, 4, 33)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 16*mib, 8*mib, 4, 33)
 	job := s.createJob(s.startAgent("app-1", disk), "--run-once=false", "--frequency", "1", "--max-images", "1", "--start")
 	s.awaitStatus(job, smc.StatusWaiting)
-	then := copyDisk(t, filepath.Join(s.dir, "then.raw"), disk)
+	then := copyDisk(t, filepath.Join(s.Dir, "then.raw"), disk)
 	change(t, disk, 4, 4096, 34)
 	s.drover("job", "cutover", job)
 	d := s.awaitStatus(job, smc.StatusFinished)
 	require.Len(t, d.Runs, 1)
-	eventually(t, slow, "the staging area is released", func() (bool, any) {
+	stack.Eventually(t, slow, "the staging area is released", func() (bool, any) {
 		dirs := s.stagingDirs()
 		return len(dirs) == 0, dirs
 	})

@@ -14,15 +14,15 @@ import (
 
 // Agent and drover-dev killed again and again, now one, now the other, while a job of three runs is syncing.
 func TestKilledAgainAndAgain(t *testing.T) {
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	disk := makeDisk(t, filepath.Join(s.dir, "big.raw"), gib, 200*mib, 16, 5)
+	disk := makeDisk(t, filepath.Join(s.Dir, "big.raw"), gib, 200*mib, 16, 5)
 	a := s.startAgent("big", disk)
 	job := s.createJob(a, "--run-once=false", "--frequency", "12", "--max-images", "3", "--replication-parameters", slowSync, "--start")
-	states := []string{copyDisk(t, filepath.Join(s.dir, "run-1.raw"), disk)}
+	states := []string{copyDisk(t, filepath.Join(s.Dir, "run-1.raw"), disk)}
 	const runs = 3
 	for run := 1; ; run++ {
 		var kills int64
@@ -42,8 +42,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 			if random.IntN(2) == 0 {
 				a.killAgain()
 			} else {
-				s.dev.kill()
-				s.up()
+				s.again()
 			}
 		}
 		rests := smc.StatusWaiting
@@ -58,7 +57,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 			break
 		}
 		change(t, disk, 300, 200_000, uint64(run))
-		states = append(states, copyDisk(t, filepath.Join(s.dir, filepath.Base(t.Name())+string(rune('a'+run))), disk))
+		states = append(states, copyDisk(t, filepath.Join(s.Dir, filepath.Base(t.Name())+string(rune('a'+run))), disk))
 		if run+1 == runs {
 			s.drover("job", "cutover", job, "--sync-data")
 		} else {

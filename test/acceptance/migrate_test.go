@@ -63,13 +63,13 @@ func gptDisk(t *testing.T, path string) string {
 // Disks this project did not make arrive as they were, and are delivered as asked.
 func TestForeignDisksMigrate(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
 	all := []string{
-		gptDisk(t, filepath.Join(s.dir, "system.raw")),
-		foreignFilesystem(t, s.dir, filepath.Join(s.dir, "ext4.raw")),
+		gptDisk(t, filepath.Join(s.Dir, "system.raw")),
+		foreignFilesystem(t, s.Dir, filepath.Join(s.Dir, "ext4.raw")),
 		// An odd size, and stretches that begin and end anywhere.
-		makeDisk(t, filepath.Join(s.dir, "odd.raw"), 50*mib+12345, 21*mib+77, 13, 14),
+		makeDisk(t, filepath.Join(s.Dir, "odd.raw"), 50*mib+12345, 21*mib+77, 13, 14),
 	}
 	a := s.startAgent("foreign", all...)
 	job := s.createJob(a, "--data-disk", "1=20", "--data-disk", "2=21", "--start")
@@ -86,7 +86,7 @@ func TestForeignDisksMigrate(t *testing.T) {
 	s.exportSynced("foreign", all...)
 	assert.Equal(t, 3, strings.Count(s.drover("image", "verify", "foreign"), ": verified\n"), "disks that were verified")
 
-	dir := filepath.Join(s.dir, "delivered")
+	dir := filepath.Join(s.Dir, "delivered")
 	s.drover("image", "export", images[0].ImageID, dir)
 	for i, size := range []int64{20 * gib, 20 * gib, 21 * gib} {
 		info, err := os.Stat(filepath.Join(dir, fmt.Sprintf("disk-%d.raw", i)))
@@ -103,18 +103,18 @@ func TestForeignDisksMigrate(t *testing.T) {
 // A damaged image is found out.
 func TestDamagedImageIsFoundOut(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 16*mib, 4*mib, 4, 15)
+	s := newCenter(t)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 16*mib, 4*mib, 4, 15)
 	job := s.createJob(s.startAgent("damaged", disk), "--start")
 	image := s.awaitStatus(job, smc.StatusFinished).Runs[0].ImageID
 	s.drover("image", "verify", image)
-	file, err := os.OpenFile(filepath.Join(s.data, "images", "images", image, "disk-0.raw"), os.O_RDWR, 0)
+	file, err := os.OpenFile(filepath.Join(s.Data, "images", "images", image, "disk-0.raw"), os.O_RDWR, 0)
 	require.NoError(t, err)
 	_, err = file.WriteAt([]byte("a bad sector"), 12345) // where there is data
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
 	s.refused(smc.CodeImageVerificationFailed, []string{image, "disk 0"}, "image", "verify", image)
-	r := s.try("image", "export", image, filepath.Join(s.dir, "out"), "--synced")
-	assert.Equal(t, 1, r.code, "export of a damaged image")
-	assert.NoFileExists(t, filepath.Join(s.dir, "out", "disk-0.raw"), "a damaged export")
+	r := s.try("image", "export", image, filepath.Join(s.Dir, "out"), "--synced")
+	assert.Equal(t, 1, r.Code, "export of a damaged image")
+	assert.NoFileExists(t, filepath.Join(s.Dir, "out", "disk-0.raw"), "a damaged export")
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,13 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/stack"
 )
 
 // Bad input is refused with the code of the API, and nothing comes of it.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 8*mib, mib, 2, 21)
+	s := newCenter(t)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 8*mib, mib, 2, 21)
 	a := s.startAgent("web-1", disk)
 	job := s.createJob(a)
 
@@ -33,36 +33,36 @@ func TestRefusals(t *testing.T) {
 	for _, verb := range []string{"show", "start", "stop", "cutover", "run", "delete", "watch"} {
 		s.refused(smc.CodeInvalidJobIDNotFound, []string{"j-nosuchjob"}, "job", verb, "j-nosuchjob")
 	}
-	s.refused(smc.CodeInvalidImageIDNotFound, []string{"m-nosuchimage"}, "image", "export", "m-nosuchimage", filepath.Join(s.dir, "none"))
+	s.refused(smc.CodeInvalidImageIDNotFound, []string{"m-nosuchimage"}, "image", "export", "m-nosuchimage", filepath.Join(s.Dir, "none"))
 	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Ready"}, "job", "stop", job)
 	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Ready"}, "job", "cutover", job)
 
 	// Not by the command line, which looks the source up first: by the API itself.
 	name, size := "fourth", 20
-	_, err := s.client.CreateReplicationJob(t.Context(), &smc.CreateReplicationJobRequest{SourceID: "s-nosuchsource", Name: &name, ImageName: &name, SystemDiskSize: &size})
+	_, err := s.Client.CreateReplicationJob(t.Context(), &smc.CreateReplicationJobRequest{SourceID: "s-nosuchsource", Name: &name, ImageName: &name, SystemDiskSize: &size})
 	assert.Equal(t, smc.CodeInvalidSourceIDNotFound, smc.CodeOf(err), "%v", err)
 
-	env := slices.Clone(s.environ())
+	env := slices.Clone(s.Environ())
 	for i := range env {
 		if strings.HasPrefix(env[i], smc.EnvAccessKeySecret+"=") {
 			env[i] = smc.EnvAccessKeySecret + "=wrong"
 		}
 	}
 	r := run(t, env, "drover", "job", "list")
-	assert.Equal(t, 1, r.code, "exit code with a wrong secret")
-	assert.Contains(t, r.stderr, smc.CodeSignatureDoesNotMatch)
+	assert.Equal(t, 1, r.Code, "exit code with a wrong secret")
+	assert.Contains(t, r.Stderr, smc.CodeSignatureDoesNotMatch)
 
 	r = run(t, nil, "drover-agent", "--endpoint", s.env["DROVER_ENDPOINT"], "--code", "wrong", "--name", "web-2",
-		"--state", filepath.Join(s.dir, "agent-web-2"), "--disk", disk)
-	assert.Equal(t, 1, r.code, "exit code of an agent with a wrong activation code")
-	assert.Contains(t, r.stderr, smc.CodeInvalidActivationCode)
-	r = run(t, nil, "drover-agent", "--state", a.state)
-	assert.Equal(t, 1, r.code, "exit code of a second agent with one state")
-	assert.Contains(t, r.stderr, a.state)
+		"--state", filepath.Join(s.Dir, "agent-web-2"), "--disk", disk)
+	assert.Equal(t, 1, r.Code, "exit code of an agent with a wrong activation code")
+	assert.Contains(t, r.Stderr, smc.CodeInvalidActivationCode)
+	r = run(t, nil, "drover-agent", "--state", a.State)
+	assert.Equal(t, 1, r.Code, "exit code of a second agent with one state")
+	assert.Contains(t, r.Stderr, a.State)
 	r = run(t, nil, "drover-agent", "--endpoint", s.env["DROVER_ENDPOINT"], "--code", s.code(), "--name", "web-3",
-		"--state", filepath.Join(s.dir, "agent-web-3"), "--disk", filepath.Join(s.dir, "absent.raw"))
-	assert.Equal(t, 1, r.code, "exit code of an agent without its disk")
-	assert.Contains(t, r.stderr, "absent.raw")
+		"--state", filepath.Join(s.Dir, "agent-web-3"), "--disk", filepath.Join(s.Dir, "absent.raw"))
+	assert.Equal(t, 1, r.Code, "exit code of an agent without its disk")
+	assert.Contains(t, r.Stderr, "absent.raw")
 
 	var jobs []smc.ReplicationJob
 	s.droverJSON(&jobs, "job", "list")
@@ -94,15 +94,15 @@ func TestWrongUsage(t *testing.T) {
 		{"drover-dev", "--no-such-flag"},
 	} {
 		r := run(t, []string{smc.EnvEndpoint + "="}, args[0], args[1:]...)
-		assert.Equal(t, 2, r.code, "exit code of %q\n%s", args, r.stderr)
-		assert.Contains(t, r.stderr, args[0], "%q", args)
-		assert.Empty(t, r.stdout, "%q", args)
+		assert.Equal(t, 2, r.Code, "exit code of %q\n%s", args, r.Stderr)
+		assert.Contains(t, r.Stderr, args[0], "%q", args)
+		assert.Empty(t, r.Stdout, "%q", args)
 	}
 }
 
 // stopIn stops a job, and it must take effect within 5 seconds: the command is back, the job is Stopped, and what is
 // staged does not change any more.
-func (s *stack) stopIn(job string) {
+func (s *center) stopIn(job string) {
 	s.t.Helper()
 	began := time.Now()
 	s.drover("job", "stop", job)
@@ -116,9 +116,9 @@ func (s *stack) stopIn(job string) {
 // still waits until the agent writes no disk data any more, at most until the limit.
 func (a *agent) still(limit time.Duration) {
 	a.s.t.Helper()
-	last, since := a.bytesWritten(a.s.t), time.Now()
-	eventually(a.s.t, limit, "the agent sends nothing any more", func() (bool, any) {
-		now := a.bytesWritten(a.s.t)
+	last, since := a.allWritten(), time.Now()
+	stack.Eventually(a.s.t, limit, "the agent sends nothing any more", func() (bool, any) {
+		now := a.allWritten()
 		if now-last > 32<<10 {
 			last, since = now, time.Now()
 		}
@@ -129,9 +129,9 @@ func (a *agent) still(limit time.Duration) {
 // Stop takes effect at once whatever the agent does, and Start goes on from there.
 func TestStopAndResume(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 512*mib, 96*mib, 16, 22)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 512*mib, 96*mib, 16, 22)
 	a := s.startAgent("db-1", disk)
 	job := s.createJob(a, "--replication-parameters", `{"bandwidth_limit":100000}`, "--start")
 
@@ -144,14 +144,14 @@ func TestStopAndResume(t *testing.T) {
 		"--image-name", "second", "--system-disk-size", "20") // a Stopped job holds its source
 	s.refused(smc.CodeReplicationJobInvalidStatus, []string{"Stopped"}, "job", "stop", job)
 	r := s.try("job", "watch", job)
-	assert.Equal(t, 1, r.code, "exit code of job watch for a job that is Stopped")
+	assert.Equal(t, 1, r.Code, "exit code of job watch for a job that is Stopped")
 	assert.Empty(t, s.imageDirs(), "images of a job that was stopped")
 
 	s.drover("job", "start", job)
 	s.awaitSyncing(job, 0.5)
-	a.signal(syscall.SIGSTOP) // an agent that cannot even hear of it
+	require.NoError(t, a.Pause()) // an agent that cannot even hear of it
 	s.stopIn(job)
-	a.signal(syscall.SIGCONT)
+	a.Continue()
 	a.still(10 * time.Second)
 
 	s.drover("job", "start", job)
@@ -164,7 +164,7 @@ func TestStopAndResume(t *testing.T) {
 }
 
 // requireInError waits for a job to be InError with a code and words, and checks that nothing half made is left.
-func (s *stack) requireInError(job, code string, words ...string) {
+func (s *center) requireInError(job, code string, words ...string) {
 	t := s.t
 	t.Helper()
 	d := s.await(job, "InError", func(d *smc.DescribeReplicationJobDetailsResult) bool {
@@ -183,10 +183,10 @@ func (s *stack) requireInError(job, code string, words ...string) {
 // A disk that loses its end in the middle of a sync is an error, not zeros; with its end back the job goes on.
 func TestTruncatedDisk(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.dir, "disk.raw"), 256*mib, 48*mib, 16, 23)
-	whole := copyDisk(t, filepath.Join(s.dir, "whole.raw"), disk)
+	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 256*mib, 48*mib, 16, 23)
+	whole := copyDisk(t, filepath.Join(s.Dir, "whole.raw"), disk)
 	a := s.startAgent("cut", disk)
 	job := s.createJob(a, "--replication-parameters", slowSync, "--start")
 	s.awaitSyncing(job, 0.2)
@@ -208,9 +208,9 @@ func TestDiskWithReadError(t *testing.T) {
 	t.Parallel()
 	backing := makeDisk(t, filepath.Join(t.TempDir(), "backing.raw"), 64*mib, 32*mib, 4, 24)
 	device := attachLoop(t, backing)
-	s := newStack(t)
+	s := newCenter(t)
 	heard := s.follow()
-	whole := copyDisk(t, filepath.Join(s.dir, "whole.raw"), backing)
+	whole := copyDisk(t, filepath.Join(s.Dir, "whole.raw"), backing)
 	a := s.startAgent("bad", device)
 	require.NoError(t, os.Truncate(backing, 20*mib))
 	job := s.createJob(a, "--start")

@@ -365,22 +365,27 @@ func (s *Stack) Processes() (all []*process.Process) {
 	return all
 }
 
-// readEnvironment reads the dev.env of drover-dev the way its users do: with a shell.
-func (s *Stack) readEnvironment() error {
-	cmd := exec.Command("sh", "-c", `. "$0" && env -0`, filepath.Join(s.Data, "dev.env")) //nolint:gosec // our own file
+// ReadEnvironment reads a dev.env of drover-dev the way its users do: with a shell.
+func ReadEnvironment(name string) (map[string]string, error) {
+	cmd := exec.Command("sh", "-c", `. "$0" && env -0`, name) //nolint:gosec // a file of our own
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	out, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("read the environment of drover-dev: %w", err)
+		return nil, fmt.Errorf("read the environment of drover-dev, %s: %w", name, err)
 	}
-	s.env = map[string]string{}
+	env := map[string]string{}
 	for variable := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		name, value, _ := strings.Cut(variable, "=")
 		if !slices.Contains([]string{"PATH", "PWD", "OLDPWD", "SHLVL", "_"}, name) {
-			s.env[name] = value
+			env[name] = value
 		}
 	}
-	return nil
+	return env, nil
+}
+
+func (s *Stack) readEnvironment() (err error) {
+	s.env, err = ReadEnvironment(filepath.Join(s.Data, "dev.env"))
+	return err
 }
 
 // Env are the variables that reach the stack, as drover-dev writes them to its dev.env, by name.
