@@ -246,9 +246,11 @@ type JobView struct {
 	JobID          string
 	Status         smc.JobStatus // empty: the job is gone
 	BusinessStatus smc.BusinessStatus
-	ErrorCode      string
-	StatusInfo     string
-	ImageID        string
+	// Queued: the job was started, and waits in this status for a running slot of its account.
+	Queued     bool `json:",omitempty"`
+	ErrorCode  string
+	StatusInfo string
+	ImageID    string
 	// Images are those of the runs that made one, in order.
 	Images []string
 }
@@ -259,6 +261,7 @@ func (v *JobView) Gone() bool { return v.Status == "" }
 func viewJob(job smc.ReplicationJob) *JobView {
 	view := &JobView{
 		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, ErrorCode: job.ErrorCode, StatusInfo: job.StatusInfo, ImageID: job.ImageID,
+		Queued: strings.HasPrefix(job.StatusInfo, smc.QueuedInfo),
 	}
 	for _, run := range job.ReplicationJobRuns {
 		if run.ImageID != "" && run.EndTime != "" {
@@ -295,6 +298,8 @@ type AwaitJobInput struct {
 	While []smc.JobStatus
 	// Images are those that are known. Another one is news: a run may begin and end between two polls.
 	Images []string
+	// Queued says that the job is queued: that it no longer is, is news too.
+	Queued bool `json:",omitempty"`
 }
 
 // AwaitJob is the safety net for lost events: each attempt looks at the job once, and fails with TypeUnchanged while
@@ -307,7 +312,7 @@ func (a *SMC) AwaitJob(ctx context.Context, in AwaitJobInput) (*JobView, error) 
 		return nil, unchanged(err, "job %s could not be looked at", in.JobID)
 	}
 	known := func(image string) bool { return slices.Contains(in.Images, image) }
-	if slices.Contains(in.While, view.Status) && !slices.ContainsFunc(view.Images, func(image string) bool { return !known(image) }) {
+	if slices.Contains(in.While, view.Status) && (view.Queued || !in.Queued) && !slices.ContainsFunc(view.Images, func(image string) bool { return !known(image) }) {
 		return nil, unchanged(nil, "job %s is still %s", in.JobID, view.Status)
 	}
 	return view, nil

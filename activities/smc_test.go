@@ -466,6 +466,13 @@ func TestAwaitJob(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, smc.StatusWaiting, view.Status, "an image that is not known is news")
 	in.Images = []string{"m-1"}
+	in.Queued, e.jobs[0].StatusInfo = true, smc.QueuedInfo+": place 1 of 2"
+	_, err = do[JobView](e, e.AwaitJob, in)
+	requireError(t, err, TypeUnchanged, true)
+	e.jobs[0].StatusInfo = ""
+	view, err = do[JobView](e, e.AwaitJob, in)
+	require.NoError(t, err)
+	require.False(t, view.Queued, "that it is no longer queued is news")
 	e.jobs[0].Status = smc.StatusRunning
 	view, err = do[JobView](e, e.AwaitJob, in)
 	require.NoError(t, err)

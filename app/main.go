@@ -109,8 +109,8 @@ func (c *ServerConfig) Check() error {
 		return errors.New("--rate-limit must be 0 or more calls a second")
 	case c.RateLimit > 0 && c.RateBurst < 1:
 		return errors.New("--rate-burst must be 1 or more calls")
-	case c.SourceQuota < 0 || c.JobQuota < 0:
-		return errors.New("--source-quota and --job-quota must be 1 or more")
+	case c.SourceQuota < 0 || c.JobQuota < 0 || c.RunningQuota < 0:
+		return errors.New("--source-quota, --job-quota and --running-quota must be 1 or more")
 	}
 	return c.Connections.Check()
 }

@@ -91,6 +91,9 @@ type ServerConfig struct {
 	RateBurst int
 	// SourceQuota and JobQuota are how many source servers and jobs an account may have; 0 for 1,000.
 	SourceQuota, JobQuota int
+	// RunningQuota is how many jobs of an account may be Running at once. It is kept in the database: where several servers
+	// give different ones, that of the last one to start holds. 0 leaves what is there, which is 50 at first.
+	RunningQuota int
 	// VSwitchesFile is a JSON file of VSwitchIds and their VpcIds, which jobs are then held against; empty for none.
 	VSwitchesFile string
 	// RebuildEntities starts the entity of every job in the store: Temporal is empty.
@@ -122,6 +125,11 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	if config.RebuildEntities {
 		if err := record.ForgetWorkflows(ctx); err != nil {
 			return fmt.Errorf("prepare to rebuild the entities: %w", err)
+		}
+	}
+	if config.RunningQuota > 0 {
+		if err := record.SetRunningQuota(ctx, config.RunningQuota); err != nil {
+			return fmt.Errorf("set the quota of running jobs: %w", err)
 		}
 	}
 	dataPlaneKey, err := record.DataPlaneKey(ctx)

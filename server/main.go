@@ -36,6 +36,8 @@ func program(getenv func(string) string) app.Program {
 			flags.IntVar(&config.RateBurst, "rate-burst", 200, "`CALLS` that each access key may make at once at this server")
 			flags.IntVar(&config.SourceQuota, "source-quota", 1000, "source `SERVERS` an account may have")
 			flags.IntVar(&config.JobQuota, "job-quota", 1000, "replication `JOBS` an account may have")
+			flags.IntVar(&config.RunningQuota, "running-quota", 50,
+				"replication `JOBS` of an account that may be Running at once; the others are queued. Give all servers of a center the same")
 			flags.StringVar(&config.VSwitchesFile, "vswitches", getenv("DROVER_VSWITCHES"),
 				"JSON `FILE` of VSwitchIds and their VpcIds, {\"vsw-1\": \"vpc-1\"}, that jobs are held against; the same for every server (DROVER_VSWITCHES)")
 		},

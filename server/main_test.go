@@ -36,6 +36,7 @@ func TestSettings(t *testing.T) {
 		{"a rate limit that admits nothing", []string{"--rate-burst", "0"}, "", app.ExitUsage, "--rate-burst"},
 		{"no rate limit", []string{"--rate-limit", "0", "--rate-burst", "0"}, "", app.ExitFailed, "mysql://refused"},
 		{"a quota below none", []string{"--job-quota", "-1"}, "", app.ExitUsage, "--job-quota"},
+		{"a running quota below none", []string{"--running-quota", "-1"}, "", app.ExitUsage, "--running-quota"},
 		{"unknown flag", []string{"--regoin", "x"}, "", app.ExitUsage, "regoin"},
 		{"an argument", []string{"start"}, "", app.ExitUsage, "start"},
 		{"no secret key", nil, "DROVER_SECRET_KEY_FILE", app.ExitUsage, "openssl rand -base64 32"},

@@ -195,6 +195,10 @@ type JobState struct {
 	Queued bool
 }
 
+// QueuedInfo is how a center's StatusInfo of a job begins that is queued: started over its account's running quota, and waiting
+// in its resting Status (CONTRACT: Over the running quota). The vendor's contract has no field for it.
+const QueuedInfo = "queued to run"
+
 // Allowed reports whether the trigger is allowed in the state, as an error that says which status the job has
 // and which ones are allowed: ReplicationJob.InvalidStatus, or ReplicationJob.InvalidBusinessStatus when only
 // the phase is wrong. It is pure, so a workflow's update validator may call it.

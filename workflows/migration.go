@@ -196,7 +196,15 @@ func (m *migration) migrate(ctx workflow.Context) error {
 		if err := m.look(ctx); err != nil {
 			return err
 		}
-		switch m.job.Status {
+		status := m.job.Status
+		if m.startQueued() {
+			status = statusQueued
+		}
+		switch status {
+		case statusQueued:
+			if err := m.queued(ctx); err != nil {
+				return err
+			}
 		case smc.StatusFinished:
 			m.release(ctx)
 			return m.deliver(ctx)
@@ -362,9 +370,42 @@ func (m *migration) startJob(ctx workflow.Context) error {
 	return nil // with InvalidStatus: the job moved meanwhile, or was started already; look again
 }
 
+// statusQueued is what a migration makes of the status of a job that startQueued reports.
+const statusQueued smc.JobStatus = "Queued"
+
+// startQueued reports whether the job was started and has to wait for its endpoint, which runs as many jobs as it may. The run
+// of an incremental job's own rhythm is no start of ours: a cutover need not wait for it, and takes its place in the queue.
+func (m *migration) startQueued() bool {
+	return m.job.Queued && (m.job.Status != smc.StatusWaiting || m.Status.Phase == fleet.PhaseCuttingOver)
+}
+
+// queued waits until the endpoint runs the job that was started. The job keeps its slot, and is not started again: it has its
+// place in the endpoint's queue.
+func (m *migration) queued(ctx workflow.Context) error {
+	status, images := m.job.Status, m.Status.Runs
+	phase := fleet.PhaseStarting
+	if m.Status.Phase == fleet.PhaseCuttingOver {
+		phase = fleet.PhaseCuttingOver
+	}
+	m.enter(ctx, phase, "the job is started, and queued by the endpoint: it runs when its turn comes")
+	if err := m.awaitQueued(ctx, status); err != nil {
+		return err
+	}
+	if err := m.look(ctx); err != nil {
+		return err
+	}
+	ran := m.Status.Runs > images || status == smc.StatusInError // which it may be again
+	if m.job.Status != status || m.job.Queued || ran {
+		return nil
+	}
+	m.release(ctx)
+	m.enter(ctx, fleet.PhaseWaiting, "the start was withdrawn by hand: start the job (drover job start "+m.Status.JobID+") to go on, or cancel the fleet")
+	return m.await(ctx, status)
+}
+
 // settle looks at a job that was told to leave a status. While it is still shown there it is given some time.
 func (m *migration) settle(ctx workflow.Context, status smc.JobStatus, reason string) error {
-	if err := m.look(ctx); err != nil || m.job.Status != status {
+	if err := m.look(ctx); err != nil || m.job.Status != status || m.job.Queued {
 		return err
 	}
 	m.enter(ctx, m.Status.Phase, reason)
@@ -611,14 +652,22 @@ func (m *migration) keep(images []string) {
 // await returns once the job is no longer in that status: an event says so, or the poll finds out. The next look is at
 // what it found.
 func (m *migration) await(ctx workflow.Context, status smc.JobStatus) error {
+	return m.awaitNews(ctx, activities.AwaitJobInput{While: []smc.JobStatus{status}})
+}
+
+// awaitQueued returns once the job is no longer queued in that status.
+func (m *migration) awaitQueued(ctx workflow.Context, status smc.JobStatus) error {
+	return m.awaitNews(ctx, activities.AwaitJobInput{While: []smc.JobStatus{status}, Queued: true})
+}
+
+func (m *migration) awaitNews(ctx workflow.Context, in activities.AwaitJobInput) error {
+	in.JobID, in.Images = m.Status.JobID, m.Status.Images
 	m.job = nil
 	pollCtx, stop := workflow.WithCancel(m.polling(ctx))
 	defer stop()
 	seen := m.news
 	var smcActivities *activities.SMC
-	poll := workflow.ExecuteActivity(pollCtx, smcActivities.AwaitJob, activities.AwaitJobInput{
-		JobID: m.Status.JobID, While: []smc.JobStatus{status}, Images: m.Status.Images,
-	})
+	poll := workflow.ExecuteActivity(pollCtx, smcActivities.AwaitJob, in)
 	if err := workflow.Await(ctx, func() bool { return poll.IsReady() || m.news != m.seen }); err != nil {
 		return err
 	}

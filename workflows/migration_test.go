@@ -188,6 +188,7 @@ type migrationTest struct {
 	lap      int    // counts starts and stops: what a run does after it was stopped does not count
 	images   int
 	final    bool // the run that is going is the last one
+	crowded  bool // it runs as many jobs as it may: one that is started is queued
 	calls    []string
 	times    map[string][]time.Time
 	polls    int
@@ -337,8 +338,14 @@ func (m *migrationTest) move(status smc.JobStatus) {
 	m.env.SignalWorkflow(fleet.SignalJobChanged, fleet.JobChanged{JobID: m.job.JobID, Sequence: m.sequence, Status: string(status)})
 }
 
-// startRun starts a run of the job.
+// startRun starts a run of the job, or queues it.
 func (m *migrationTest) startRun(final bool) {
+	if m.crowded {
+		m.final, m.job.Queued = final, true
+		m.move(m.job.Status)
+		return
+	}
+	m.job.Queued = false
 	m.lap++
 	lap := m.lap
 	m.final = final
@@ -479,7 +486,7 @@ func (e *endpointActivities) AwaitJob(_ context.Context, in activities.AwaitJobI
 	e.m.polls++
 	view := e.view()
 	news := slices.ContainsFunc(view.Images, func(image string) bool { return !slices.Contains(in.Images, image) })
-	if slices.Contains(in.While, view.Status) && !news {
+	if slices.Contains(in.While, view.Status) && (view.Queued || !in.Queued) && !news {
 		return nil, temporal.NewApplicationError("no change", activities.TypeUnchanged)
 	}
 	return view, nil
@@ -578,6 +585,90 @@ func TestMigrationOneTime(t *testing.T) {
 	require.Equal(t, "exit:web-1", created.JobName)
 	require.NotEmpty(t, created.ClientToken)
 	require.Equal(t, epoch.Add(smc.DefaultValidity), created.ValidTime)
+}
+
+// An endpoint that runs as many jobs as it may queues a start: the migration waits for it, and neither starts the job again nor
+// takes it for a failure.
+func TestMigrationQueuedByTheEndpoint(t *testing.T) {
+	queued := 5 * time.Hour
+	admitted := func(m *migrationTest, after time.Duration) {
+		m.byHand(after, func() {
+			m.crowded = false
+			m.startRun(m.final)
+		})
+	}
+	t.Run("the first start", func(t *testing.T) {
+		for _, silent := range []bool{false, true} {
+			m := newMigrationTest(t, nil, fleet.Options{})
+			m.crowded, m.silent = true, silent
+			admitted(m, queued)
+			status := m.run()
+			require.NoError(t, m.err)
+			require.Equal(t, 1, m.count("StartJob"))
+			require.Less(t, m.count("DescribeJob"), 6)
+			require.Equal(t, 1, m.runs)
+			require.True(t, slices.ContainsFunc(m.reports, func(r migrationReport) bool {
+				return r.Status.Phase == fleet.PhaseStarting && strings.Contains(r.Status.Reason, "queued by the endpoint")
+			}))
+			require.WithinDuration(t, epoch.Add(queued), status.StartedAt, pollTime+time.Minute)
+			require.Len(t, m.holdings, 2, "one slot, kept while the job is queued")
+		}
+	})
+	t.Run("a retry", func(t *testing.T) {
+		m := newMigrationTest(t, nil, fleet.Options{})
+		m.outcomes = []string{smc.CodeSourceDiskReadError}
+		m.byHand(30*time.Minute, func() { m.crowded = true })
+		admitted(m, queued)
+		status := m.run()
+		require.NoError(t, m.err)
+		require.Equal(t, 2, m.count("StartJob"))
+		require.Equal(t, 1, status.Attempts, "a queued job uses up no retry")
+	})
+	t.Run("a cutover", func(t *testing.T) {
+		m := newMigrationTest(t, incremental(), fleet.Options{CutOver: &fleet.CutOver{AfterRuns: 2}})
+		m.byHand(30*time.Minute, func() { m.crowded = true })
+		admitted(m, queued)
+		status := m.run()
+		require.NoError(t, m.err)
+		require.Equal(t, 1, m.count("CutOver true"))
+		require.Equal(t, 2, status.Runs)
+		require.NotContains(t, m.phases()[slices.Index(m.phases(), fleet.PhaseCuttingOver):], fleet.PhaseWaiting)
+	})
+	t.Run("a run of its own rhythm", func(t *testing.T) {
+		m := newMigrationTest(t, incremental(), fleet.Options{CutOver: &fleet.CutOver{AfterRuns: 3}})
+		m.byHand(2*time.Hour, func() { m.crowded = true })
+		admitted(m, gridTime+queued)
+		status := m.run()
+		require.NoError(t, m.err)
+		require.Equal(t, 3, status.Runs)
+		require.Less(t, m.count("DescribeJob"), 15, "it waits, it does not spin")
+	})
+	t.Run("withdrawn by hand", func(t *testing.T) {
+		m := newMigrationTest(t, nil, fleet.Options{})
+		m.crowded = true
+		m.byHand(time.Hour, func() {
+			m.job.Queued = false
+			m.move(m.job.Status)
+		})
+		m.byHand(2*time.Hour, func() {
+			assert.Equal(t, 1, m.count("StartJob"), "it was withdrawn on purpose")
+			last := m.reports[len(m.reports)-1].Status
+			assert.Equal(t, fleet.PhaseWaiting, last.Phase)
+			assert.Contains(t, last.Reason, "withdrawn by hand")
+			assert.False(t, m.held(), "who waits for a person holds no slot")
+		})
+		admitted(m, queued)
+		status := m.run()
+		require.NoError(t, m.err)
+		require.Equal(t, fleet.PhaseDone, status.Phase)
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		m := newMigrationTest(t, nil, fleet.Options{})
+		m.crowded = true
+		m.at(time.Hour, func() { m.env.CancelWorkflow() })
+		require.Equal(t, fleet.PhaseCancelled, m.run().Phase)
+		require.Nil(t, m.job)
+	})
 }
 
 // truncated drops what the clock of the test environment adds.

@@ -276,7 +276,7 @@ func fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 		if job == nil {
 			continue
 		}
-		job.Queue.Info = fmt.Sprintf("queued to run: place %d of %d, the account runs %d jobs of %d allowed", i+1, len(entries), running, quota)
+		job.Queue.Info = fmt.Sprintf(smc.QueuedInfo+": place %d of %d, the account runs %d jobs of %d allowed", i+1, len(entries), running, quota)
 		if e.state != smc.SourceAvailable && e.state != smc.SourceInUse {
 			job.Queue.Info += fmt.Sprintf("; it is passed over until its source server %s is back: start its agent", e.sourceID)
 		}
