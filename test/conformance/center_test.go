@@ -1,228 +1,89 @@
 package conformance
 
 import (
-	"bufio"
+	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/test/disks"
+	"github.com/drover/drover/test/stack"
 )
 
-const (
-	mib = 1 << 20
+const mib = 1 << 20
 
-	// startLimit bounds the start of a process; a small machine under load needs a few seconds.
-	startLimit = 90 * time.Second
-)
-
-// center is a real center, its processes and their files.
+// center is a real center and the disks of its source servers.
 type center struct {
-	dir string
-	// env is what reaches it, as drover-dev writes it.
-	env map[string]string
+	*stack.Stack
 	// narrow is the endpoint of a second server of the same center: one job an account, one call a key.
 	narrow string
 }
 
-// startCenter starts a center on SQLite.
-func startCenter(t *testing.T) *center {
+// startCenter starts a center: drover-dev on SQLite, or processes of their own on a PostgreSQL server.
+func startCenter(t *testing.T, postgres string) *center {
 	t.Helper()
-	c := &center{dir: t.TempDir(), env: map[string]string{}}
-	data := filepath.Join(c.dir, "data")
-	dev := c.start(t, "drover-dev", "drover-dev", "--data", data, "--listen", "127.0.0.1:0")
-	dev.awaitLine(t, "drover-dev ready")
-	file, err := os.ReadFile(filepath.Join(data, "dev.env"))
+	c := &center{Stack: stack.ForTest(t, stack.Options{Embedded: postgres == "", Postgres: postgres})}
+	networks := filepath.Join(c.Dir, "networks.json")
+	require.NoError(t, os.WriteFile(networks, []byte(`{"vsw-1": "vpc-1"}`), 0o600))
+	narrow, err := c.AddServer(withTimeout(t), "--job-quota", "1", "--rate-limit", "0.0001", "--rate-burst", "1", "--vswitches", networks)
 	require.NoError(t, err)
-	for line := range strings.Lines(string(file)) {
-		assignment, _ := strings.CutPrefix(strings.TrimSpace(line), "export ")
-		if name, value, ok := strings.Cut(assignment, "="); ok {
-			c.env[name] = strings.Trim(value, `'"`)
-		}
-	}
-	c.env["DATABASE_URL"] = "sqlite://" + filepath.Join(data, "center", "center.db")
-	c.startNarrow(t)
+	c.narrow = narrow.URL
 	return c
 }
 
-// startNarrow starts the server with narrow limits.
-func (c *center) startNarrow(t *testing.T) {
+func withTimeout(t *testing.T) context.Context {
 	t.Helper()
-	listen := freeAddress(t)
-	c.start(t, "narrow", "drover-server", "--listen", listen, "--job-quota", "1", "--rate-limit", "0.0001", "--rate-burst", "1")
-	c.narrow = "http://" + listen
-	awaitEndpoint(t, c.narrow)
-}
-
-// freeAddress returns an address of the loopback that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// awaitEndpoint waits until an endpoint answers anything at all.
-func awaitEndpoint(t *testing.T, url string) {
-	t.Helper()
-	eventually(t, startLimit, url+" answers", func() (bool, any) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-		require.NoError(t, err)
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return false, err
-		}
-		return true, response.Body.Close()
-	})
+	ctx, cancel := context.WithTimeout(t.Context(), stack.StartLimit)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // identity is the center's first access key.
 func (c *center) identity() identity {
+	env := c.Env()
 	return identity{
-		Endpoint: c.env["DROVER_ENDPOINT"], AccessKeyID: c.env["ALIBABA_CLOUD_ACCESS_KEY_ID"], AccessKeySecret: c.env["ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
+		Endpoint: env["DROVER_ENDPOINT"], AccessKeyID: env["ALIBABA_CLOUD_ACCESS_KEY_ID"], AccessKeySecret: env["ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
 	}
 }
 
 // startAgent starts the agent of a source server with a system disk and dataDisks data disks.
-func (c *center) startAgent(t *testing.T, name, code string, dataDisks int) {
+func (c *center) startAgent(t *testing.T, name, code string, dataDisks int) *stack.Agent {
 	t.Helper()
-	system := disks.Spec{SizeBytes: 64 * mib, FillBytes: 24 * mib, CompressiblePercent: -1, Seed: 1}
-	args := []string{"--endpoint", c.env["DROVER_ENDPOINT"], "--code", code, "--name", name, "--state", filepath.Join(c.dir, "agent-"+name)}
+	var files []string
 	for i := range 1 + dataDisks {
-		spec := system
+		spec := disks.Spec{SizeBytes: 64 * mib, FillBytes: 24 * mib, CompressiblePercent: -1, Seed: 1}
 		if i > 0 {
 			spec = disks.Spec{SizeBytes: 32 * mib, Layout: disks.Data, Seed: uint64(1 + i)}
 		}
-		file := filepath.Join(c.dir, fmt.Sprintf("%s-%d.raw", name, i))
+		file := filepath.Join(c.Dir, fmt.Sprintf("%s-%d.raw", name, i))
 		require.NoError(t, disks.Make(file, spec))
-		args = append(args, "--disk", file)
+		files = append(files, file)
 	}
-	c.start(t, "agent-"+name, "drover-agent", args...)
-}
-
-// process is a child process; it is killed when its test ends.
-type process struct {
-	name  string
-	lines chan string // of its standard output, as far as anybody takes them
-}
-
-// spawn runs functions on one thread that lives as long as this process: the kernel kills a child with Pdeathsig when
-// the thread that started it ends.
-var spawn = func() chan<- func() {
-	jobs := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for do := range jobs {
-			do()
-		}
-	}()
-	return jobs
-}()
-
-// start starts one of our programs with what reaches the center in its environment. When the test fails, the end of its
-// log is shown.
-func (c *center) start(t *testing.T, name, program string, args ...string) *process {
-	t.Helper()
-	cmd := exec.Command(binary(t, program), args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Env = os.Environ()
-	for name, value := range c.env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	path := filepath.Join(c.dir, name+".log")
-	log, err := os.Create(path)
+	a, err := c.StartAgentWithCode(withTimeout(t), code, name, files...)
 	require.NoError(t, err)
-	cmd.Stderr = log
-	out, err := cmd.StdoutPipe()
+	return a
+}
+
+// takeOffline ends an agent and has the center notice it at once: as if three heartbeats had gone by, and a replica's sweep.
+func (c *center) takeOffline(t *testing.T, a *stack.Agent) {
+	t.Helper()
+	a.Kill()
+	db, err := c.Database.Open()
 	require.NoError(t, err)
-	started := make(chan error)
-	spawn <- func() { started <- cmd.Start() }
-	require.NoError(t, <-started, "start %s", name)
-	p := &process{name: name, lines: make(chan string, 16)}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for scanner := bufio.NewScanner(out); scanner.Scan(); {
-			select {
-			case p.lines <- scanner.Text():
-			default:
-			}
-		}
-		_ = cmd.Wait() // killed
-		close(p.lines)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		<-ended
-		_ = log.Close()
-		if text, err := os.ReadFile(path); t.Failed() && err == nil {
-			t.Logf("the end of %s.log:\n%s", name, text[max(0, len(text)-4000):])
-		}
-	})
-	return p
-}
-
-// awaitLine waits for a line of standard output that begins with prefix.
-func (p *process) awaitLine(t *testing.T, prefix string) {
-	t.Helper()
-	timer := time.NewTimer(startLimit)
-	defer timer.Stop()
-	for {
-		select {
-		case line, ok := <-p.lines:
-			require.True(t, ok, "%s ended before it was ready", p.name)
-			if strings.HasPrefix(line, prefix) {
-				return
-			}
-		case <-timer.C:
-			require.FailNow(t, p.name+" is not ready", "no line %q after %v", prefix, startLimit)
-		}
-	}
-}
-
-// binary is the path of one of our programs: in BIN, relative to the root of the repository, or in bin.
-func binary(t *testing.T, program string) string {
-	t.Helper()
-	dir := os.Getenv("BIN")
-	if dir == "" {
-		dir = "bin"
-	}
-	if !filepath.IsAbs(dir) {
-		dir = filepath.Join("..", "..", dir)
-	}
-	path, err := filepath.Abs(filepath.Join(dir, program))
+	defer db.Close()
+	_, err = db.ExecContext(t.Context(), `UPDATE source_servers SET heartbeat_at = 0 WHERE source_id = $1`, a.SourceID)
 	require.NoError(t, err)
-	require.FileExists(t, path, "run `make build` first, or name the directory of the binaries in BIN")
-	return path
-}
-
-// eventually waits until ready reports true. What ready says of the state last is shown when it never does.
-func eventually(t *testing.T, limit time.Duration, what string, ready func() (done bool, state any)) {
-	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		done, state := ready()
-		if done {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			require.FailNow(t, "waited in vain: "+what, "after %v: %+v", limit, state)
-		}
-	}
+	sealer, err := store.LoadSealer(c.Env()["DROVER_SECRET_KEY_FILE"])
+	require.NoError(t, err)
+	record, err := store.Open(t.Context(), c.Database.URL, store.WithSealer(sealer))
+	require.NoError(t, err)
+	offline, err := record.MarkOffline(t.Context(), time.UnixMilli(1))
+	require.NoError(t, err)
+	require.Equal(t, []string{a.SourceID}, offline)
+	require.NoError(t, record.Close())
 }
