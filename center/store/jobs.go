@@ -92,7 +92,7 @@ func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) 
 	if err := fillRuns(ctx, s.db, job); err != nil {
 		return nil, err
 	}
-	return job, fillQueue(ctx, s.db, job)
+	return job, s.fillQueue(ctx, s.db, job)
 }
 
 // JobByID is Job for the center's own workers, which act for every account.

@@ -243,7 +243,7 @@ func (s *Store) reconsider(ctx context.Context, tx *transaction, job *Job, r smc
 }
 
 // fillQueue says of the jobs of one account that are queued which place they have.
-func fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
+func (s *Store) fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 	queued := map[string]*Job{}
 	accountID := ""
 	for _, job := range jobs {
@@ -256,6 +256,10 @@ func fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 	}
 	running, quota, err := slots(ctx, q, accountID)
 	if err != nil {
+		return err
+	}
+	var hosts int
+	if err := q.QueryRowContext(ctx, `SELECT COUNT(*) FROM hosts WHERE heartbeat_at >= ?`, millis(s.now().Add(-hostAlive))).Scan(&hosts); err != nil {
 		return err
 	}
 	rows, err := q.QueryContext(ctx, `SELECT j.job_id, j.source_id, COALESCE(s.state, '') FROM replication_jobs j
@@ -277,8 +281,11 @@ func fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 			continue
 		}
 		job.Queue.Info = fmt.Sprintf(smc.QueuedInfo+": place %d of %d, the account runs %d jobs of %d allowed", i+1, len(entries), running, quota)
-		if e.state != smc.SourceAvailable && e.state != smc.SourceInUse {
+		switch {
+		case e.state != smc.SourceAvailable && e.state != smc.SourceInUse:
 			job.Queue.Info += fmt.Sprintf("; it is passed over until its source server %s is back: start its agent", e.sourceID)
+		case hosts == 0 && job.HostID == "":
+			job.Queue.Info += "; it is passed over until a transition host is back: start a worker with the role transition"
 		}
 	}
 	return nil

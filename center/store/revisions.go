@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
+	"slices"
 )
 
 // JobRevision names a job as it was at a time: Revision changes, and never comes back, with whatever a Job holds, its runs and
@@ -74,8 +76,10 @@ func (s *Store) JobPage(ctx context.Context, accountID string, filter JobFilter,
 		if err := listing(tx); err != nil {
 			return err
 		}
-		result.Unknown, err = readJobs(ctx, tx, unknown)
-		return err
+		if result.Unknown, err = readJobs(ctx, tx, unknown); err != nil {
+			return err
+		}
+		return s.fillQueue(ctx, tx, slices.Collect(maps.Values(result.Unknown))...)
 	})
 	return result, err
 }
@@ -122,8 +126,5 @@ func readJobs(ctx context.Context, tx *transaction, ids []string) (map[string]*J
 		job.Tags = tags[job.JobID]
 		byID[job.JobID] = job
 	}
-	if err := fillRuns(ctx, tx, jobs...); err != nil {
-		return nil, err
-	}
-	return byID, fillQueue(ctx, tx, jobs...)
+	return byID, fillRuns(ctx, tx, jobs...)
 }

@@ -75,7 +75,7 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue, job.JobID); err != nil {
 		return err
 	}
-	if err := fillQueue(ctx, tx, job); err != nil {
+	if err := s.fillQueue(ctx, tx, job); err != nil {
 		return err
 	}
 	if err := s.jobEvent(ctx, tx, previous, job, key); err != nil {
