@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Format is the form of an answer.
@@ -61,9 +62,19 @@ func WriteError(w http.ResponseWriter, format Format, requestID, hostID string, 
 	return write(w, format, status, "Error", requestID, errorBody{RequestID: requestID, HostID: hostID, Code: e.Code, Message: e.Message})
 }
 
+// buffers are for answers while they are written, each a *[]byte of maxBuffer bytes at most.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxBuffer = 1 << 20
+
 // write is the one place that knows the forms of answers.
 func write(w http.ResponseWriter, format Format, status int, root, requestID string, body any) error {
-	data, err := appendJSON(nil, body)
+	buffer := buffers.Get().(*[]byte)
+	data, err := appendJSON((*buffer)[:0], body)
+	if cap(data) <= maxBuffer {
+		*buffer = data
+	}
+	defer buffers.Put(buffer)
 	contentType := "application/json;charset=utf-8" // without a blank: some clients of the vendor compare the whole
 	if err == nil && format == FormatXML {
 		contentType = "text/xml;charset=utf-8"

@@ -69,14 +69,26 @@ func openSQLite(u *url.URL) (*database, error) {
 	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(15000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
 	}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: u.Path}).EscapedPath()+"?"+query.Encode())
+	source := "file:" + (&url.URL{Path: u.Path}).EscapedPath() + "?" + query.Encode()
+	db, err := sql.Open("sqlite", source)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", u.Path, err)
 	}
 	db.SetMaxOpenConns(8)
 	db.SetMaxIdleConns(8)
+	writer, err := sql.Open("sqlite", source)
+	if err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("open database %s: %w", u.Path, err)
+	}
+	// Writes have a connection to themselves: it keeps the pages it knows, where one that others write beside would have to read them
+	// again.
+	writer.SetMaxOpenConns(1)
 	// SQLite has a single writer anyway; queueing in the process is fair and wakes at once, its busy handler polls.
-	return &database{DB: db, dialect: sqlite{u.Path}, writers: make(chan struct{}, 1), statements: &statements{}}, nil
+	return &database{
+		DB: db, dialect: sqlite{u.Path}, statements: &statements{db: db},
+		writing: &writing{DB: writer, statements: &statements{db: writer}, turn: make(chan struct{}, 1), share: true},
+	}, nil
 }
 
 func (sqlite) rebind(query string) string  { return query }
@@ -137,7 +149,7 @@ func openPostgres(databaseURL string) (*database, error) {
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &database{DB: db, dialect: &postgres{}, writers: make(chan struct{}, connections/2)}, nil
+	return &database{DB: db, dialect: &postgres{}, writing: &writing{DB: db, turn: make(chan struct{}, connections/2)}}, nil
 }
 
 var rebound sync.Map // statements by their form with ?
@@ -205,10 +217,17 @@ func (*postgres) scrub(ctx context.Context, db *sql.DB) error {
 type database struct {
 	*sql.DB
 	dialect
-	// writers admits as many write transactions of this process at a time as help.
-	writers chan struct{}
 	// statements are kept prepared; nil where the driver does it.
 	statements *statements
+	writing    *writing
+}
+
+// Close closes the connections.
+func (d *database) Close() error {
+	if d.writing.DB == d.DB {
+		return d.DB.Close()
+	}
+	return errors.Join(d.writing.DB.Close(), d.DB.Close())
 }
 
 // read runs fn in a transaction that sees the database as it is at its first statement.
@@ -217,41 +236,8 @@ func (d *database) read(ctx context.Context, fn func(*transaction) error) error 
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
+	t := &transaction{Tx: tx, dialect: d.dialect, statements: d.statements}
+	defer t.prepare(ctx)
 	defer func() { _ = tx.Rollback() }()
-	return fn(&transaction{Tx: tx, dialect: d.dialect, db: d})
-}
-
-// conflictRetries is how often a transaction is run again that failed because of others. Each failure means that
-// another one succeeded, so many creators at once get through in as many tries.
-const conflictRetries = 100
-
-// write runs fn in a write transaction; it may run several times.
-func (d *database) write(ctx context.Context, fn func(*transaction) error) error {
-	select {
-	case d.writers <- struct{}{}:
-		defer func() { <-d.writers }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for try := 1; ; try++ {
-		err := d.try(ctx, fn)
-		if err == nil || try == conflictRetries || !d.conflict(err) {
-			return err
-		}
-	}
-}
-
-func (d *database) try(ctx context.Context, fn func(*transaction) error) error {
-	tx, err := d.BeginTx(ctx, d.begin())
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	if err := fn(&transaction{Tx: tx, dialect: d.dialect, db: d}); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+	return fn(t)
 }

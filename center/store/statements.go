@@ -11,20 +11,19 @@ const maxStatements = 256
 
 // statements are kept prepared, on every connection that ran them: SQLite would parse and plan them at each use.
 type statements struct {
+	db    *sql.DB
 	mutex sync.RWMutex
 	known map[string]*sql.Stmt
 }
 
 // of returns a statement prepared, or nil when it is to be run as a text: there are too many, or it cannot be prepared,
 // which running it will say better. They are closed with the database.
-func (s *statements) of(ctx context.Context, db *sql.DB, query string) *sql.Stmt {
-	s.mutex.RLock()
-	stmt, full := s.known[query], len(s.known) >= maxStatements
-	s.mutex.RUnlock()
-	if stmt != nil || full {
+func (s *statements) of(ctx context.Context, query string) *sql.Stmt {
+	stmt, wanted := s.look(query)
+	if !wanted {
 		return stmt
 	}
-	stmt, err := db.PrepareContext(ctx, query)
+	stmt, err := s.db.PrepareContext(ctx, query)
 	if err != nil {
 		return nil
 	}
@@ -41,17 +40,20 @@ func (s *statements) of(ctx context.Context, db *sql.DB, query string) *sql.Stmt
 	return stmt
 }
 
-// prepared is a statement that is to be run prepared, or nil: PostgreSQL's driver keeps them itself.
-func (d *database) prepared(ctx context.Context, query string) *sql.Stmt {
-	if d.statements == nil {
-		return nil
+// look returns a statement if it is prepared, and whether it is to be.
+func (s *statements) look(query string) (stmt *sql.Stmt, wanted bool) {
+	if s == nil {
+		return nil, false // PostgreSQL's driver keeps them itself
 	}
-	return d.statements.of(ctx, d.DB, query)
+	s.mutex.RLock()
+	defer s.mutex.RUnlock()
+	stmt = s.known[query]
+	return stmt, stmt == nil && len(s.known) < maxStatements
 }
 
 // QueryContext runs a statement written with ?.
 func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if stmt := d.prepared(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
+	if stmt := d.statements.of(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
 		return stmt.QueryContext(ctx, args...)
 	}
 	return d.DB.QueryContext(ctx, d.rebind(query), args...)
@@ -59,7 +61,7 @@ func (d *database) QueryContext(ctx context.Context, query string, args ...any) 
 
 // QueryRowContext runs a statement written with ?.
 func (d *database) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if stmt := d.prepared(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
+	if stmt := d.statements.of(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
 		return stmt.QueryRowContext(ctx, args...)
 	}
 	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
@@ -69,12 +71,31 @@ func (d *database) QueryRowContext(ctx context.Context, query string, args ...an
 type transaction struct {
 	*sql.Tx
 	dialect
-	db *database
+	statements *statements
+	// wanted are statements to be prepared once the transaction is over: that takes a connection, and all may be held by
+	// transactions that wait for one.
+	wanted []string
+}
+
+// prepared is a statement that is to be run prepared, or nil.
+func (t *transaction) prepared(query string) *sql.Stmt {
+	stmt, wanted := t.statements.look(query)
+	if wanted {
+		t.wanted = append(t.wanted, query)
+	}
+	return stmt
+}
+
+// prepare prepares what the transaction, which is over, would have liked to be.
+func (t *transaction) prepare(ctx context.Context) {
+	for _, query := range t.wanted {
+		t.statements.of(ctx, query)
+	}
 }
 
 // ExecContext runs a statement written with ?.
 func (t *transaction) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if stmt := t.db.prepared(ctx, query); stmt != nil {
+	if stmt := t.prepared(query); stmt != nil {
 		return t.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.ExecContext(ctx, t.rebind(query), args...)
@@ -82,7 +103,7 @@ func (t *transaction) ExecContext(ctx context.Context, query string, args ...any
 
 // QueryContext runs a statement written with ?.
 func (t *transaction) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if stmt := t.db.prepared(ctx, query); stmt != nil {
+	if stmt := t.prepared(query); stmt != nil {
 		return t.StmtContext(ctx, stmt).QueryContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.QueryContext(ctx, t.rebind(query), args...)
@@ -90,7 +111,7 @@ func (t *transaction) QueryContext(ctx context.Context, query string, args ...an
 
 // QueryRowContext runs a statement written with ?.
 func (t *transaction) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if stmt := t.db.prepared(ctx, query); stmt != nil {
+	if stmt := t.prepared(query); stmt != nil {
 		return t.StmtContext(ctx, stmt).QueryRowContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
 	}
 	return t.Tx.QueryRowContext(ctx, t.rebind(query), args...)
