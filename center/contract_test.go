@@ -615,6 +615,37 @@ func TestModifyJob(t *testing.T) {
 	require.Equal(t, job, show())
 }
 
+// Replication parameters that mean nothing here are kept, echoed and named.
+func TestIgnoredReplicationParameters(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	parameters := `{"bandwidth_limit":1000,"EfficiencyLevel":2,"UseSSHTunnel":true,"my_key":{"a":[1]}}`
+	created, err := f.client.CreateReplicationJob(ctx, &smc.CreateReplicationJobRequest{SourceID: f.fleet(1)[0], ReplicationParameters: &parameters})
+	require.NoError(t, err)
+	show := func() smc.ReplicationJob {
+		t.Helper()
+		jobs, err := f.client.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{created.JobID}})
+		require.NoError(t, err)
+		return jobs.ReplicationJobs[0]
+	}
+	require.Equal(t, parameters, show().ReplicationParameters)
+	require.Equal(t, "ReplicationParameters: ignored, for they mean nothing to this center: EfficiencyLevel, my_key", show().StatusInfo)
+	details, err := f.client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: created.JobID})
+	require.NoError(t, err)
+	require.Equal(t, show().StatusInfo, details.StatusInfo)
+	_, err = storetest.DB(t, f.database).ExecContext(ctx, `UPDATE replication_jobs SET status_info = 'a disk failed'`)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(show().StatusInfo, "a disk failed; ReplicationParameters: ignored"), "what happened comes first")
+
+	many := `{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1}`
+	_, err = f.client.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: created.JobID, ReplicationParameters: &many})
+	require.NoError(t, err)
+	require.Contains(t, show().StatusInfo, "a, b, c, d, e and 2 more")
+	_, err = f.client.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: created.JobID, ReplicationParameters: pointer("{}")})
+	require.NoError(t, err)
+	require.Equal(t, "a disk failed", show().StatusInfo)
+}
+
 func TestFilters(t *testing.T) {
 	f := newFixture(t, quiet)
 	ctx := t.Context()

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -131,7 +133,7 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 	spec := &job.Spec
 	shown := smc.ReplicationJob{
 		JobID: job.JobID, SourceID: job.SourceID, Name: job.Name, Description: value(spec.Description), RegionID: job.RegionID,
-		Status: job.Status, TargetType: spec.Target(), Progress: percent(job.Progress), ErrorCode: job.ErrorCode, StatusInfo: job.Info(),
+		Status: job.Status, TargetType: spec.Target(), Progress: percent(job.Progress), ErrorCode: job.ErrorCode, StatusInfo: statusInfo(job),
 		CreationTime: smc.FormatTime(job.CreatedAt), ScheduledStartTime: smc.FormatTime(job.ScheduledStartAt),
 		StartTime: smc.FormatTime(job.StartedAt), EndTime: smc.FormatTime(job.EndedAt), ValidTime: smc.FormatTime(job.ValidUntil),
 		ImageName: job.ImageName, ImageID: job.ImageID, RunOnce: job.RunOnce(), SystemDiskSize: value(spec.SystemDiskSize),
@@ -167,6 +169,26 @@ func replicationJob(job *store.Job) smc.ReplicationJob {
 	return shown
 }
 
+// statusInfo is what explains the status of a job to a person: what happened to it, and which of its replication
+// parameters mean nothing here (CONTRACT: ReplicationParameters).
+func statusInfo(job *store.Job) string {
+	info := job.Info()
+	parameters, err := smc.ParseReplicationParameters(value(job.Spec.ReplicationParameters))
+	if err != nil || len(parameters.Ignored) == 0 { // they were valid when they were stored
+		return info
+	}
+	const most = 5 // keys that are named
+	ignored := strings.Join(parameters.Ignored[:min(most, len(parameters.Ignored))], ", ")
+	if more := len(parameters.Ignored) - most; more > 0 {
+		ignored += fmt.Sprintf(" and %d more", more)
+	}
+	ignored = "ReplicationParameters: ignored, for they mean nothing to this center: " + ignored
+	if info == "" {
+		return ignored
+	}
+	return info + "; " + ignored
+}
+
 // percent cuts a progress to two digits after the point: never ahead of the truth, and the vendor's client for Node.js
 // gives its user a number of more than 15 digits as a text.
 func percent(progress float64) float64 { return math.Floor(progress*100) / 100 }
@@ -182,7 +204,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 	}
 	details := &smc.DescribeReplicationJobDetailsResult{
 		JobID: job.JobID, Status: job.Status, Run: job.Run, Progress: percent(job.Progress), EtaSeconds: -1,
-		ErrorCode: job.ErrorCode, StatusInfo: job.Info(), Sequence: job.Sequence,
+		ErrorCode: job.ErrorCode, StatusInfo: statusInfo(job), Sequence: job.Sequence,
 	}
 	if job.Status == smc.StatusRunning {
 		details.BusinessStatus = job.BusinessStatus

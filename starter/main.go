@@ -91,6 +91,7 @@ The center and the access key come from the environment, as drover-dev writes it
   DROVER_ENDPOINT                   address of the center
   ALIBABA_CLOUD_ACCESS_KEY_ID       access key
   ALIBABA_CLOUD_ACCESS_KEY_SECRET   its secret
+  ALIBABA_CLOUD_PROFILE             without these two: a profile of the vendor's CLI (default: the current one)
   DROVER_REGION                     region of the jobs
   NATS_URL                          event stream (events tail only)
 
