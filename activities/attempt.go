@@ -36,6 +36,10 @@ func (a *Replication) attempt(ctx context.Context, in PhaseInput, do func(contex
 	if superseded(err) || errors.Is(err, context.Canceled) || errors.Is(err, errWorkerStopping) {
 		return applicationError(err)
 	}
+	if errors.Is(err, replica.ErrSessionReplaced) {
+		// An attempt that hung with its host has come to itself and got in between; it is told to end.
+		return temporal.NewApplicationErrorWithOptions(err.Error(), smc.CodeInternalError, temporal.ApplicationErrorOptions{Cause: err, NextRetryDelay: firstRetry})
+	}
 	f := failureOf(err, source)
 	if f.retryFor == 0 {
 		return temporal.NewNonRetryableApplicationError(f.info, f.code, err)
@@ -46,14 +50,14 @@ func (a *Replication) attempt(ctx context.Context, in PhaseInput, do func(contex
 // takeUp begins an attempt after one that ended. One that could not tell why died with its host: should that happen again and
 // again without progress, the run ends.
 func (a *Replication) takeUp(ctx context.Context, in PhaseInput, job *store.Job) error {
-	troubles, err := a.Store.Troubles(ctx, job)
+	trouble, told, err := a.Store.Trouble(ctx, job)
 	if err != nil {
 		return err
 	}
-	if trouble, told := troubles[job.JobID]; told && trouble.Code != smc.CodeTransitionHostUnavailable {
+	if told && trouble.Code != smc.CodeTransitionHostUnavailable {
 		return nil
 	}
-	trouble, err := a.Store.NoteTrouble(ctx, in.JobID, in.Run, smc.CodeTransitionHostUnavailable,
+	trouble, err = a.Store.NoteTrouble(ctx, in.JobID, in.Run, smc.CodeTransitionHostUnavailable,
 		fmt.Sprintf("transition host %s, or its worker, went down in the middle of the work; it is back and the run goes on", job.HostID))
 	if err != nil {
 		return err
@@ -131,7 +135,7 @@ func (w *syncWatch) look(ctx context.Context, now time.Time) {
 	case moves != w.moves || w.silent:
 		w.moves = moves
 		if w.troubled {
-			if err := w.a.Store.ClearTroubles(ctx, w.in.JobID); err != nil {
+			if err := w.a.Store.ClearTroubles(ctx, w.in.JobID, w.in.Run); err != nil {
 				w.a.Logger.Warn("progress not recorded", zap.String("job_id", w.in.JobID), zap.Error(err))
 				return // the next second
 			}

@@ -67,7 +67,7 @@ func failureOf(err error, source *store.Source) failure {
 	f := failure{code: code, info: failed.Message, retryFor: smc.RetryFor(code)}
 	switch code {
 	case smc.CodeTransitionHostStorageError:
-		for _, lasting := range []error{unix.EROFS, unix.EACCES, unix.EPERM, unix.ENOTDIR} {
+		for _, lasting := range []error{unix.EROFS, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.EFBIG} {
 			if errors.Is(failed, lasting) {
 				f.retryFor = 0
 			}

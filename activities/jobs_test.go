@@ -93,13 +93,6 @@ func TestApplicationErrors(t *testing.T) {
 		{fmt.Errorf("job: %w", replica.ErrFenced), TypeSuperseded, true},
 		{fmt.Errorf("job: %w", smc.Errorf(smc.CodeQuotaExceededReplicationJob, "full")), smc.CodeQuotaExceededReplicationJob, true},
 		{errors.New("the database is locked"), smc.CodeInternalError, false},
-		{&replica.Error{Code: replica.CodeStorageError, Message: "I/O"}, smc.CodeInternalError, false},
-		{&replica.Error{Code: replica.CodeBusy, Message: "later"}, smc.CodeInternalError, false},
-		{&replica.Error{Code: replica.CodeInsufficientStorage}, smc.CodeTransitionHostNoSpace, true},
-		{&replica.Error{Code: replica.CodeSourceOffline}, smc.CodeSourceServerOffline, true},
-		{&replica.Error{Code: replica.CodeSourceReadError}, smc.CodeSourceDiskReadError, true},
-		{&replica.Error{Code: replica.CodeSyncedStateCorrupt}, smc.CodeImageVerificationFailed, true},
-		{&replica.Error{Code: replica.CodeShrinkUnsupported}, smc.CodeUnsupportedFeature, true},
 	} {
 		failure := applicationFailure(t, applicationError(test.err))
 		require.Equal(t, test.code, failure.Type(), "%v", test.err)

@@ -187,7 +187,7 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 			share := float64(p.BytesRead) / float64(p.BytesTotal)
 			err := a.Store.UpdateProcessing(ctx, in.JobID, in.Run, share)
 			if err == nil && troubled {
-				err = a.Store.ClearTroubles(ctx, in.JobID)
+				err = a.Store.ClearTroubles(ctx, in.JobID, in.Run)
 				troubled = err != nil
 			}
 			if err != nil {

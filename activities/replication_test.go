@@ -64,6 +64,7 @@ type fixture struct {
 	url      string
 	root     string
 	disk     string
+	database string
 	sourceID string
 	log      *zap.Logger
 }
@@ -72,7 +73,8 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, root: t.TempDir(), disk: filepath.Join(t.TempDir(), "disk.raw"), log: zaptest.NewLogger(t, zaptest.Level(zapcore.ErrorLevel))}
 	var err error
-	f.record, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"))
+	f.database = "sqlite://" + filepath.Join(t.TempDir(), "center.db")
+	f.record, err = store.Open(t.Context(), f.database)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, f.record.Close()) })
 	f.host, err = replica.NewHost(replica.HostConfig{Root: f.root, ID: hostID, Key: key, Epochs: epochs{f.record}, Logger: f.log})
@@ -180,7 +182,7 @@ func (f *fixture) agent(ctx context.Context, id string, open func(replica.Source
 	go func() {
 		done <- replica.Sync(ctx, replica.SyncConfig{
 			HostURL: f.url, Token: replica.SignToken(key, replica.TokenSession, id, time.Now().Add(time.Hour)), JobID: id,
-			Instance: store.NewID("agent"), Disks: []replica.SourceDisk{{Path: f.disk}}, Open: open, Logger: f.log,
+			Instance: store.NewID("agent"), Disks: []replica.SourceDisk{{Path: f.disk}}, Open: open, Logger: f.log, ReadPatience: -1,
 		}, nil)
 	}()
 	return done
@@ -222,8 +224,8 @@ func applicationFailure(t *testing.T, err error) *temporal.ApplicationError {
 // A whole run; every phase is tried again after it has ended.
 func TestPhases(t *testing.T) {
 	f := newFixture(t)
-	var reported []store.SyncProgress
-	f.a.OnProgress = func(_ *store.Job, p store.SyncProgress) { reported = append(reported, p) }
+	var reported []Progress
+	f.a.OnProgress = func(_ *store.Job, p Progress) { reported = append(reported, p) }
 	in := f.start(0)
 
 	require.NoError(t, f.do(f.a.Prepare, in))
@@ -275,7 +277,7 @@ func TestAttemptAfterACrash(t *testing.T) {
 	in := f.start(0)
 	disks := []replica.Disk{{Index: 0, SizeBytes: diskSize}}
 
-	require.NoError(t, f.host.Prepare(ctx, in.JobID, disks, 0))
+	require.NoError(t, f.host.Prepare(ctx, in.JobID, disks))
 	require.NoError(t, f.do(f.a.Prepare, in))
 
 	// The host has the synced state, the store does not know it.
@@ -487,6 +489,11 @@ func TestRateMeter(t *testing.T) {
 	require.Zero(t, m.rate(at, 1000))
 	require.Equal(t, int64(500), m.rate(at.Add(2*time.Second), 2000))
 	require.Equal(t, int64(500), m.rate(at.Add(2100*time.Millisecond), 9000), "too soon to say")
-	require.Equal(t, int64(650), m.rate(at.Add(4*time.Second), 4000), "three tenths of the way to 1,000")
-	require.Zero(t, m.rate(at.Add(6*time.Second), 0), "never negative")
+	smoothed := m.rate(at.Add(4*time.Second), 4000)
+	require.Greater(t, smoothed, int64(500))
+	require.Less(t, smoothed, int64(650), "on the way to 1,000")
+	require.Less(t, m.rate(at.Add(6*time.Second), 0), smoothed, "never negative")
+	require.Positive(t, m.rate(at.Add(8*time.Second), 4000))
+	require.Zero(t, m.rate(at.Add(30*time.Second), 4000), "what stands still has no rate")
+	require.Positive(t, m.rate(at.Add(31*time.Second), 5000))
 }

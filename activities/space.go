@@ -81,7 +81,7 @@ func (a *Replication) reserveSpace(ctx context.Context, job *store.Job, source *
 	}
 	return smc.Errorf(smc.CodeTransitionHostNoSpace,
 		"the run needs %s at %s of transition host %s, and %s are free there, of which other runs still need %s: free %s or more, then start the job",
-		bytes(needed), space.Path, job.HostID, bytes(space.FreeBytes), bytes(others), bytes(needed-space.FreeBytes+others))
+		amount(needed), space.Path, job.HostID, amount(space.FreeBytes), amount(others), amount(needed-space.FreeBytes+others))
 }
 
 // reservationEvery is how often a run that is Syncing says how much it has yet to store.
@@ -100,8 +100,8 @@ func (a *Replication) updateReservation(ctx context.Context, job *store.Job, sou
 	return a.Store.UpdateReservation(ctx, job.JobID, job.HostID, spaceNeeded(job, source, space, written))
 }
 
-// bytes is an amount for a person, never less than it is.
-func bytes(n int64) string {
+// amount is a number of bytes for a person, never less than it is.
+func amount(n int64) string {
 	for _, unit := range []struct {
 		size int64
 		name string

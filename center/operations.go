@@ -224,10 +224,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 		if run.Number == job.Run {
 			details.BytesTotal, details.BytesRead, details.BytesSent = run.BytesTotal, run.BytesRead, run.BytesSent
 			if details.BusinessStatus == smc.BusinessSyncing {
-				details.BytesPerSecond = run.Rate
-				if run.Rate > 0 {
-					details.EtaSeconds = (run.BytesTotal - run.BytesRead) / run.Rate
-				}
+				details.BytesPerSecond, details.EtaSeconds = run.Rate, store.SecondsLeft(run.BytesTotal, run.BytesRead, run.Rate)
 			}
 		}
 	}

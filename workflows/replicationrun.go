@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -50,6 +51,44 @@ func phases() []phase {
 	}
 }
 
+// hostSilence is how long a phase may lie in the queue of its host before the run says that it waits for the host. A host that is
+// there takes it within a second.
+const hostSilence = 30 * time.Second
+
+// doPhase does a phase on the host that holds the job's staging. While the host does not take it, the job's StatusInfo says so;
+// when that has lasted as long as it may, the phase fails.
+func doPhase(ctx workflow.Context, in RunInput, p phase, result any) error {
+	input := activities.PhaseInput{JobID: in.JobID, Run: in.Run, Lap: in.Lap}
+	options := workflow.GetActivityOptions(onHost(ctx, in.HostID, p.limit))
+	options.ScheduleToStartTimeout = hostSilence
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), p.activity, input).Get(ctx, result)
+	if !nobodyTookIt(err) {
+		return err
+	}
+	wait := smc.RetryFor(smc.CodeTransitionHostUnavailable)
+	var jobs *activities.Jobs
+	err = workflow.ExecuteActivity(onCenter(ctx), jobs.NoteSilentHost, activities.SilentHostInput{
+		JobID: in.JobID, Run: in.Run, HostID: in.HostID, Wait: wait,
+	}).Get(ctx, nil)
+	if err != nil {
+		return err
+	}
+	options.ScheduleToStartTimeout = wait - hostSilence
+	err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), p.activity, input).Get(ctx, result)
+	if nobodyTookIt(err) {
+		return temporal.NewNonRetryableApplicationError(fmt.Sprintf(
+			"transition host %s has not taken the work for %s: start its worker, with the same --data, then start the job", in.HostID, wait),
+			smc.CodeTransitionHostUnavailable, nil)
+	}
+	return err
+}
+
+// nobodyTookIt says whether an activity failed because it was not taken from its queue in time. That is not retried by Temporal.
+func nobodyTookIt(err error) bool {
+	var timeout *temporal.TimeoutError
+	return errors.As(err, &timeout) && timeout.TimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START
+}
+
 // onHost schedules activities on a transition host. They heartbeat every two seconds: a host that dies is noticed
 // within heartbeatTimeout. The host holds the only copy of the staging, so the work waits for that host.
 func onHost(ctx workflow.Context, hostID string, limit time.Duration) workflow.Context {
@@ -58,19 +97,22 @@ func onHost(ctx workflow.Context, hostID string, limit time.Duration) workflow.C
 		StartToCloseTimeout: limit,
 		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy: &temporal.RetryPolicy{
-			InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute,
+			InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: hostRetry,
 		},
 	})
 }
 
-const heartbeatTimeout = 10 * time.Second
+const (
+	heartbeatTimeout = 10 * time.Second
+	// hostRetry is the longest pause after an attempt that died with its host; one that could tell why names its own.
+	hostRetry = 10 * time.Second
+)
 
 // ReplicationRun does one run of a job: Preparing, Syncing, Processing, Cleaning. A phase that fails for good leaves
 // the job InError; a later start goes on with that phase. Cancellation (Stop) ends it at once: fencing, not this
 // workflow, keeps a late writer out.
 func ReplicationRun(ctx workflow.Context, in RunInput) (RunResult, error) {
 	log := workflow.GetLogger(ctx)
-	input := activities.PhaseInput{JobID: in.JobID, Run: in.Run, Lap: in.Lap}
 	var end activities.CleanResult
 	started := false
 	for _, p := range phases() {
@@ -82,7 +124,7 @@ func ReplicationRun(ctx workflow.Context, in RunInput) (RunResult, error) {
 		if p.status == smc.BusinessCleaning {
 			result = &end
 		}
-		err := workflow.ExecuteActivity(onHost(ctx, in.HostID, p.limit), p.activity, input).Get(ctx, result)
+		err := doPhase(ctx, in, p, result)
 		switch {
 		case err == nil:
 			continue

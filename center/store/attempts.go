@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -17,8 +18,11 @@ type Trouble struct {
 	Since time.Time
 }
 
-// String is what StatusInfo shows of a trouble.
+// String is what StatusInfo shows of a trouble; empty when there is none.
 func (t Trouble) String() string {
+	if t.Code == "" {
+		return ""
+	}
 	return fmt.Sprintf("since %s: %s (%s)", smc.FormatTime(t.Since), t.Info, t.Code)
 }
 
@@ -52,43 +56,57 @@ func (s *Store) NoteTrouble(ctx context.Context, jobID string, run int, code, in
 }
 
 // ClearTroubles records that the run of a job gets on.
-func (s *Store) ClearTroubles(ctx context.Context, jobID string) error {
+func (s *Store) ClearTroubles(ctx context.Context, jobID string, run int) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM run_troubles WHERE job_id = ?`, jobID)
+		cleared, err := tx.ExecContext(ctx, `DELETE FROM run_troubles WHERE job_id = ?`, jobID)
+		if err != nil {
+			return err
+		}
+		if n, err := cleared.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		// A listing shows troubles with their run: its revision is to change (migration 00009).
+		_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET rate = rate WHERE job_id = ? AND number = ?`, jobID, run)
 		return err
 	})
 }
 
-// Troubles returns what keeps those of the jobs that are Running from getting on: the trouble noted last, by job.
-func (s *Store) Troubles(ctx context.Context, jobs ...*Job) (map[string]Trouble, error) {
-	sequences := map[string]int64{}
+// Trouble returns what keeps a job from getting on; false when it is not Running, or gets on.
+func (s *Store) Trouble(ctx context.Context, job *Job) (Trouble, bool, error) {
+	shown := Job{JobID: job.JobID, Status: job.Status, Sequence: job.Sequence}
+	err := fillTroubles(ctx, s.db, &shown)
+	return shown.Trouble, shown.Trouble.Code != "", err
+}
+
+// fillTroubles gives those of the jobs that are Running what keeps them from getting on: the trouble that was noted last.
+func fillTroubles(ctx context.Context, from reader, jobs ...*Job) error {
+	running := map[string]*Job{}
 	var ids []string
 	for _, job := range jobs {
 		if job.Status == smc.StatusRunning {
-			ids, sequences[job.JobID] = append(ids, job.JobID), job.Sequence
+			ids, running[job.JobID] = append(ids, job.JobID), job
 		}
 	}
 	if len(ids) == 0 {
-		return nil, nil
+		return nil
 	}
 	where := &conditions{}
 	where.in("job_id", ids)
-	rows, err := s.db.QueryContext(toEnd(ctx), `SELECT job_id, code, sequence, info, since FROM run_troubles`+where.String()+` ORDER BY noted_at`, where.args...)
+	rows, err := from.QueryContext(toEnd(ctx), `SELECT job_id, code, sequence, info, since FROM run_troubles`+where.String()+` ORDER BY noted_at`, where.args...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	troubles := map[string]Trouble{}
 	_, err = collect(rows, func(row rowScanner) (struct{}, error) {
 		var id string
 		var trouble Trouble
 		var sequence, since int64
 		err := row.Scan(&id, &trouble.Code, &sequence, &trouble.Info, &since)
-		if trouble.Since = fromMillis(since); sequence == sequences[id] {
-			troubles[id] = trouble
+		if trouble.Since = fromMillis(since); err == nil && sequence == running[id].Sequence {
+			running[id].Trouble = trouble
 		}
 		return struct{}{}, err
 	})
-	return troubles, err
+	return err
 }
 
 // ReserveSpace records that the run of a job has yet to store so many bytes on its transition host, if they fit into what is
@@ -144,4 +162,16 @@ func SecondsLeft(total, read, rate int64) int64 {
 		return -1
 	}
 	return (total - read + rate - 1) / rate
+}
+
+// Host returns a transition host, or ErrNotFound.
+func (s *Store) Host(ctx context.Context, hostID string) (*Host, error) {
+	host := Host{HostID: hostID}
+	var heartbeat int64
+	err := s.db.QueryRowContext(ctx, `SELECT url, heartbeat_at FROM hosts WHERE host_id = ?`, hostID).Scan(&host.URL, &heartbeat)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("transition host %s: %w", hostID, ErrNotFound)
+	}
+	host.HeartbeatAt = fromMillis(heartbeat)
+	return &host, err
 }

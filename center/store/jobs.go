@@ -92,6 +92,9 @@ func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) 
 	if err := fillRuns(ctx, s.db, job); err != nil {
 		return nil, err
 	}
+	if err := fillTroubles(ctx, s.db, job); err != nil {
+		return nil, err
+	}
 	return job, s.fillQueue(ctx, s.db, job)
 }
 

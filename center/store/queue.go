@@ -35,15 +35,15 @@ type Queue struct {
 // Queued reports whether the job was started and waits for a running slot.
 func (j *Job) Queued() bool { return j.Queue.Number > 0 }
 
-// Info is the job's StatusInfo as it is to be shown: what the queue says comes first.
+// Info is the job's StatusInfo as it is to be shown: what the queue says comes first, then what keeps its run from getting on.
 func (j *Job) Info() string {
-	switch {
-	case j.Queue.Info == "":
-		return j.StatusInfo
-	case j.StatusInfo == "":
-		return j.Queue.Info
+	said := make([]string, 0, 3)
+	for _, text := range []string{j.Queue.Info, j.StatusInfo, j.Trouble.String()} {
+		if text != "" {
+			said = append(said, text)
+		}
 	}
-	return j.Queue.Info + "; " + j.StatusInfo
+	return strings.Join(said, "; ")
 }
 
 // encode is the form in which a queue entry is stored, beside its number.

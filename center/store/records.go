@@ -30,6 +30,7 @@ type Job struct {
 	ScheduledStartAt     time.Time // zero: started by hand
 	Queue                Queue     // where it waits for a running slot
 	Runs                 []Run     // filled by JobPage and Job
+	Trouble              Trouble   // what keeps a Running job from getting on; filled by JobPage and Job
 	Tags                 []smc.Tag // filled by JobPage
 }
 

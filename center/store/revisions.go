@@ -126,5 +126,8 @@ func readJobs(ctx context.Context, tx *transaction, ids []string) (map[string]*J
 		job.Tags = tags[job.JobID]
 		byID[job.JobID] = job
 	}
-	return byID, fillRuns(ctx, tx, jobs...)
+	if err := fillRuns(ctx, tx, jobs...); err != nil {
+		return nil, err
+	}
+	return byID, fillTroubles(ctx, tx, jobs...)
 }

@@ -220,8 +220,9 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 			return err
 		}
 	} else {
-		if job.BusinessStatus == smc.BusinessSyncing {
-			// Preparing opens the sync session; what it finds done it does not do again.
+		if job.BusinessStatus == smc.BusinessSyncing || job.ErrorCode == smc.CodeImageVerificationFailed {
+			// Preparing opens the sync session; what it finds done it does not do again. A synced state that turned out to be damaged
+			// is to be synced again.
 			job.BusinessStatus = smc.BusinessPreparing
 		}
 		if err := setRun(ctx, tx, job, smc.RunRunning, time.Time{}); err != nil {
@@ -471,6 +472,8 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 		}
 		for _, statement := range []string{
 			`DELETE FROM replication_runs WHERE job_id = ?`,
+			`DELETE FROM run_troubles WHERE job_id = ?`,
+			`DELETE FROM space_reservations WHERE job_id = ?`,
 			`DELETE FROM replication_jobs WHERE job_id = ?`,
 			`UPDATE source_servers SET job_id = COALESCE((SELECT job_id FROM replication_jobs j WHERE j.source_id = source_servers.source_id
 				ORDER BY created_at DESC, job_id LIMIT 1), '') WHERE job_id = ?`, // the newest that is left
