@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
+	"github.com/drover/drover/test/process"
+	"github.com/drover/drover/test/stack"
 )
 
 const (
@@ -30,6 +31,8 @@ const (
 	// killAt is how far a sync is when the agent is killed, and killedFor is how long the agent is away then.
 	killAt    = 0.3
 	killedFor = time.Second
+	// stopTimeout is how long a process may take to end after SIGTERM.
+	stopTimeout = 10 * time.Second
 	// marker is a file in the data directory: it says that the directory is a demo's, and a lock on it that the demo runs.
 	marker = ".drover-demo"
 )
@@ -42,12 +45,10 @@ type demo struct {
 	dir   string
 	lock  *os.File
 
-	servers   []*server
-	center    *process
-	processes []*process // the agents, then the center: the order of stopping
-	env       map[string]string
-	client    *smc.Client
-	temporal  client.Client
+	servers  []*server
+	stack    *stack.Stack     // nil until it is up
+	away     *process.Process // that is meant not to run
+	temporal client.Client
 
 	status fleet.Status
 	jobs   []*job
@@ -76,14 +77,9 @@ type check struct {
 
 // newDemo takes the data directory and empties it, so that every run starts afresh.
 func newDemo(o options, out io.Writer) (*demo, error) {
-	bin, err := filepath.Abs(o.bin)
+	bin, err := process.Binaries(o.bin, "drover", "drover-agent", "drover-dev")
 	if err != nil {
 		return nil, err
-	}
-	for _, name := range []string{"drover", "drover-agent", "drover-dev"} {
-		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
-			return nil, fmt.Errorf("%s is not there; run make build first, or name the directory of the binaries with --bin", filepath.Join(bin, name))
-		}
 	}
 	dir, err := filepath.Abs(o.dir)
 	if err != nil {
@@ -171,15 +167,11 @@ func (d *demo) run(ctx context.Context) error {
 func (d *demo) startStack(ctx context.Context) error {
 	done := d.step("Starting drover-dev: Temporal, NATS with JetStream, SQLite and the center in one process;\n"+
 		"  making the disks of %d source servers meanwhile", len(d.servers))
-	center, err := start("drover-dev", filepath.Join(d.logs(), "drover-dev.log"), filepath.Join(d.bin, "drover-dev"),
-		"--data", d.centerDir(), "--listen", "127.0.0.1:0", "--log-format", "console")
-	if err != nil {
-		return err
-	}
-	d.center = center
-	d.processes = append(d.processes, center)
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return center.waitFor(groupCtx, "drover-dev ready") })
+	group.Go(func() (err error) {
+		d.stack, err = stack.New(groupCtx, stack.Options{Dir: d.dir, Binaries: d.bin, Embedded: true})
+		return err
+	})
 	for _, s := range d.servers {
 		group.Go(func() error {
 			if err := s.makeDisks(); err != nil {
@@ -191,23 +183,11 @@ func (d *demo) startStack(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if d.env, err = readEnvironment(filepath.Join(d.centerDir(), "dev.env")); err != nil {
-		return fmt.Errorf("read the environment of drover-dev: %w", err)
-	}
-	cfg, err := smc.ConfigFromEnv(func(name string) string { return d.env[name] })
-	if err != nil {
+	var err error
+	if d.temporal, err = d.stack.ConnectTemporal(ctx); err != nil {
 		return err
 	}
-	if d.client, err = smc.NewClient(cfg); err != nil {
-		return err
-	}
-	d.temporal, err = client.DialContext(ctx, client.Options{
-		HostPort: d.env["TEMPORAL_ADDRESS"], Namespace: d.env["TEMPORAL_NAMESPACE"], Logger: silentLogger{},
-	})
-	if err != nil {
-		return fmt.Errorf("connect to Temporal: %w", err)
-	}
-	done("the center answers at %s", strings.TrimSuffix(d.client.Endpoint(), "/"))
+	done("the center answers at %s", strings.TrimSuffix(d.stack.Client.Endpoint(), "/"))
 	return nil
 }
 
@@ -215,34 +195,23 @@ func (d *demo) startStack(ctx context.Context) error {
 func (d *demo) startAgents(ctx context.Context) error {
 	done := d.step("Starting %d agents, each with the disks of its server", len(d.servers))
 	name, count := "demo", len(d.servers)
-	token, err := d.client.CreateAccessToken(ctx, &smc.CreateAccessTokenRequest{Name: &name, Count: &count})
+	token, err := d.stack.Client.CreateAccessToken(ctx, &smc.CreateAccessTokenRequest{Name: &name, Count: &count})
 	if err != nil {
 		return err
 	}
+	group, groupCtx := errgroup.WithContext(ctx)
 	for _, s := range d.servers {
-		args := []string{"--endpoint", d.env[smc.EnvEndpoint], "--code", token.AccessTokenCode, "--name", s.name}
-		for i := range s.specs {
-			args = append(args, "--disk", s.disk(i))
-		}
-		if err := d.startAgent(s, args...); err != nil {
-			return err
-		}
-	}
-	sources := map[string]string{}
-	err = d.poll(ctx, 100*time.Millisecond, func() (bool, error) {
-		res, err := d.client.DescribeSourceServers(ctx, &smc.DescribeSourceServersRequest{})
-		if err != nil {
-			return false, err
-		}
-		for _, s := range res.SourceServers {
-			if s.State == smc.SourceAvailable {
-				sources[s.Name] = s.SourceID
+		group.Go(func() (err error) {
+			var files []string
+			for i := range s.specs {
+				files = append(files, s.disk(i))
 			}
-		}
-		return len(sources) == len(d.servers), nil
-	})
-	if err != nil {
-		return fmt.Errorf("wait for the source servers to be Available: %w", err)
+			s.agent, err = d.stack.StartAgentWithCode(groupCtx, token.AccessTokenCode, s.name, files...)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	for _, s := range d.servers {
 		d.jobs = append(d.jobs, &job{server: s})
@@ -253,23 +222,10 @@ func (d *demo) startAgents(ctx context.Context) error {
 		case s.killed:
 			what = "runs once, its agent is killed meanwhile"
 		}
-		d.say("  %-6s %s  %d disk(s), %s  %s", s.name, sources[s.name], len(s.specs), progress.Bytes(s.sizeBytes()), what)
+		d.say("  %-6s %s  %d disk(s), %s  %s", s.name, s.agent.SourceID, len(s.specs), progress.Bytes(s.sizeBytes()), what)
 	}
 	done("all are Available")
 	return nil
-}
-
-// startAgent starts the agent of a server, with nothing but its state when there are no arguments.
-func (d *demo) startAgent(s *server, args ...string) (err error) {
-	if s.agent != nil {
-		d.processes = slices.DeleteFunc(d.processes, func(p *process) bool { return p == s.agent })
-	}
-	s.agent, err = start("the agent of "+s.name, filepath.Join(d.logs(), "agent-"+s.name+".log"), filepath.Join(d.bin, "drover-agent"),
-		append([]string{"--state", filepath.Join(s.dir, "agent")}, args...)...)
-	if err == nil {
-		d.processes = append([]*process{s.agent}, d.processes...)
-	}
-	return err
 }
 
 // poll calls ready until it says so. A child process that ends is an error.
@@ -277,8 +233,8 @@ func (d *demo) poll(ctx context.Context, every time.Duration, ready func() (bool
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		for _, p := range d.processes {
-			if err := p.alive(); err != nil {
+		for _, p := range d.stack.Processes() {
+			if err := p.Alive(); err != nil && p != d.away {
 				return err
 			}
 		}
@@ -359,7 +315,7 @@ func (d *demo) look(ctx context.Context) error {
 			if j.id == "" {
 				continue
 			}
-			if j.detail, err = d.client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: j.id}); err != nil {
+			if j.detail, err = d.stack.Client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: j.id}); err != nil {
 				return err
 			}
 		}
@@ -411,14 +367,15 @@ func (d *demo) disturb(ctx context.Context, view *progress.View, j *job) error {
 		return d.cutOver(ctx, view, j)
 	case j.killed && j.killedAt.IsZero() && j.detail != nil && j.detail.BusinessStatus == smc.BusinessSyncing &&
 		j.detail.BytesRead > int64(killAt*float64(j.detail.BytesTotal)):
-		j.agent.kill()
-		d.processes = slices.DeleteFunc(d.processes, func(p *process) bool { return p == j.agent })
+		d.away = j.agent.Process
+		d.away.Kill()
 		j.killedAt = time.Now()
 		view.Printf("  the agent of %s is killed (SIGKILL) when %s of %s are read", j.name, progress.Bytes(j.detail.BytesRead), progress.Bytes(j.detail.BytesTotal))
 	case !j.killedAt.IsZero() && !j.back && time.Since(j.killedAt) > killedFor:
 		j.back = true
 		view.Printf("  the agent of %s is started again", j.name)
-		return d.startAgent(j.server)
+		d.away = nil
+		return j.agent.Start()
 	}
 	return nil
 }
@@ -443,19 +400,17 @@ func (d *demo) wait(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// stop stops the agents and then the center, and takes back what start began.
+// stop stops the agents and then the center.
 func (d *demo) stop() error {
-	if len(d.processes) == 0 {
-		return nil
-	}
 	if d.temporal != nil {
 		d.temporal.Close()
 		d.temporal = nil
 	}
-	agents := d.processes[:len(d.processes)-1]
-	err := stopAll(agents)
-	err = errors.Join(err, d.processes[len(d.processes)-1].stop())
-	d.processes = nil
+	if d.stack == nil {
+		return nil
+	}
+	err := d.stack.Stop(stopTimeout)
+	d.stack = nil
 	return err
 }
 

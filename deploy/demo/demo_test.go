@@ -15,6 +15,8 @@ import (
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/process"
+	"github.com/drover/drover/test/stack"
 )
 
 func TestClaimTakesOnlyADemosDirectory(t *testing.T) {
@@ -72,48 +74,6 @@ func TestAStackThatDoesNotComeUp(t *testing.T) {
 	assert.Contains(t, stderr.String(), "drover-dev ended (exit status 3)")
 	assert.Contains(t, stderr.String(), "broken to pieces")
 	assert.Contains(t, stderr.String(), "Logs: "+filepath.Join(dir, "logs"))
-}
-
-func startShell(t *testing.T, script string) *process {
-	t.Helper()
-	p, err := start("the shell", filepath.Join(t.TempDir(), "log"), "/bin/sh", "-c", script)
-	require.NoError(t, err)
-	t.Cleanup(func() { p.signal(syscall.SIGKILL); <-p.ended })
-	return p
-}
-
-func TestProcess(t *testing.T) {
-	t.Run("stops with its children", func(t *testing.T) {
-		p := startShell(t, `trap 'kill $child; wait $child; exit 0' TERM; sleep 1000 & child=$!; echo "ready $child"; wait`)
-		require.NoError(t, p.waitFor(t.Context(), "ready"))
-		require.NoError(t, p.alive())
-		require.NoError(t, p.stop())
-		assert.Error(t, p.alive())
-		assert.Equal(t, syscall.ESRCH, syscall.Kill(-p.cmd.Process.Pid, 0), "nothing of its process group is left")
-	})
-	t.Run("says how it stopped", func(t *testing.T) {
-		p := startShell(t, `trap 'echo oh no >&2; exit 4' TERM; echo ready; while :; do sleep 0.01; done`)
-		require.NoError(t, p.waitFor(t.Context(), "ready"))
-		err := p.stop()
-		require.ErrorContains(t, err, "exit status 4")
-		assert.ErrorContains(t, err, "oh no", "the end of its log")
-	})
-	t.Run("ends too soon", func(t *testing.T) {
-		p := startShell(t, "echo something; exit 5")
-		require.ErrorContains(t, p.waitFor(t.Context(), "ready"), "exit status 5")
-		assert.ErrorContains(t, p.alive(), "something", "the end of its log")
-	})
-}
-
-func TestReadEnvironment(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "dev.env")
-	require.NoError(t, os.WriteFile(name, []byte("# comment\n\nexport A=plain=1\nexport B='with '\\''quotes'\\'' and spaces'\nC=\n"), 0o600))
-	env, err := readEnvironment(name)
-	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"A": "plain=1", "B": "with 'quotes' and spaces", "C": ""}, env)
-	require.NoError(t, os.WriteFile(name, []byte("nonsense\n"), 0o600))
-	_, err = readEnvironment(name)
-	assert.Error(t, err)
 }
 
 func TestCopySparseAndCompare(t *testing.T) {
@@ -299,8 +259,12 @@ func TestBudget(t *testing.T) {
 }
 
 func TestPollWatchesTheProcesses(t *testing.T) {
-	p := startShell(t, "exit 6")
-	d := &demo{processes: []*process{p}}
+	p := &process.Process{Name: "the shell", Program: "/bin/sh", Args: []string{"-c", "exit 6"}, Log: filepath.Join(t.TempDir(), "log")}
+	require.NoError(t, p.Start())
+	t.Cleanup(p.Kill)
+	d := &demo{stack: &stack.Stack{Dev: p}}
 	err := d.poll(t.Context(), time.Millisecond, func() (bool, error) { return false, nil })
-	assert.ErrorContains(t, err, "exit status 6")
+	require.ErrorContains(t, err, "exit status 6")
+	d.away = p
+	require.NoError(t, d.poll(t.Context(), time.Millisecond, func() (bool, error) { return true, nil }), "it is meant to be away")
 }

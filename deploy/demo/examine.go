@@ -1,27 +1,22 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	temporallog "go.temporal.io/sdk/log"
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
@@ -241,17 +236,11 @@ func (d *demo) sameBytes(ctx context.Context, j *job, number int, state []string
 
 // drover runs a command of the command line.
 func (d *demo) drover(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "drover"), args...) //nolint:gosec // our own binary
-	cmd.Env = os.Environ()
-	for name, value := range d.env {
-		cmd.Env = append(cmd.Env, name+"="+value)
+	r, err := d.stack.Drover(ctx, args...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("drover %s: exit status %d: %s", strings.Join(args, " "), r.Code, strings.TrimSpace(r.Stderr))
 	}
-	var messages bytes.Buffer
-	cmd.Stderr = &messages
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("drover %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(messages.String()))
-	}
-	return nil
+	return err
 }
 
 // onlyChanges holds what the second run sent against what had changed.
@@ -314,7 +303,7 @@ func place(status, phase string) string {
 func (d *demo) readEvents(ctx context.Context) (map[string][]jobEvent, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	nc, err := nats.Connect(d.env["NATS_URL"])
+	nc, err := d.stack.ConnectNATS()
 	if err != nil {
 		return nil, fmt.Errorf("connect to the event stream: %w", err)
 	}
@@ -414,7 +403,7 @@ type change struct {
 func (d *demo) readChanges(ctx context.Context) (map[string][]change, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	nc, err := nats.Connect(d.env["NATS_URL"])
+	nc, err := d.stack.ConnectNATS()
 	if err != nil {
 		return nil, fmt.Errorf("connect to the event stream: %w", err)
 	}
@@ -492,7 +481,7 @@ func checkFleet(changes []change) error {
 
 // countHistories counts the history events of the workflows of every job, the entity and its runs, and of its migration.
 func (d *demo) countHistories(ctx context.Context) error {
-	namespace := d.env["TEMPORAL_NAMESPACE"]
+	namespace := d.stack.Env()["TEMPORAL_NAMESPACE"]
 	count := func(into *int, ids ...string) error {
 		for _, id := range ids {
 			n, err := historyLength(ctx, d.temporal, namespace, id)
@@ -545,16 +534,6 @@ func historyLength(ctx context.Context, c client.Client, namespace, id string) (
 	}
 	return n, nil
 }
-
-// silentLogger keeps Temporal's client from writing between the lines of the demo.
-type silentLogger struct{}
-
-var _ temporallog.Logger = silentLogger{}
-
-func (silentLogger) Debug(string, ...any) {}
-func (silentLogger) Info(string, ...any)  {}
-func (silentLogger) Warn(string, ...any)  {}
-func (silentLogger) Error(string, ...any) {}
 
 // conclude says what came of it and where everything lies; its result is whether all of it held.
 func (d *demo) conclude() bool {

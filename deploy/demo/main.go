@@ -14,7 +14,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -31,9 +30,6 @@ const (
 const demoTimeout = 10 * time.Minute
 
 func main() {
-	// Child processes are told to end when the thread that started them does (see start): this one ends with the
-	// process and not before.
-	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

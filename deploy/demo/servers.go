@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover/drover/test/disks"
+	"github.com/drover/drover/test/stack"
 )
 
 const (
@@ -31,7 +32,7 @@ type server struct {
 	changeBytes int64
 
 	dir   string
-	agent *process
+	agent *stack.Agent // nil until it is started
 	// states holds, per run from the first, copies of the disks as they were at that run.
 	states [][]string
 }

@@ -34,7 +34,7 @@
 // To look at it there are Client (the SMC API), ConnectNATS, ConnectTemporal, Database.Open (past any cut), Drover (the command line) and
 // Environ, the variables that reach it.
 //
-// Nothing outlives a stack: Close kills every process and drops the database, and the kernel kills the processes when the program ends
-// without it. Logs are in Dir/logs, one file a process over all its lives; Logs returns the end of each. ForTest ties a stack to a test: it is
-// closed at its end, and the ends of the logs are shown, and the logs kept, when it has failed.
+// Nothing outlives a stack: Stop stops every process as an operator would, Close kills them, both drop the database; and the kernel kills the
+// processes when the program ends without either. Logs are in Dir/logs, one file a process over all its lives; Logs returns the end of each.
+// ForTest ties a stack to a test: it is closed at its end, and the ends of the logs are shown, and the logs kept, when it has failed.
 package stack

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
@@ -100,7 +101,7 @@ func New(ctx context.Context, options Options) (s *Stack, err error) {
 	if options.Embedded {
 		names = names[:3]
 	}
-	s = &Stack{Dir: options.Dir, Data: filepath.Join(options.Dir, "data"), options: options}
+	s = &Stack{Dir: options.Dir, Data: filepath.Join(options.Dir, "center"), options: options}
 	if s.binaries, err = process.Binaries(options.Binaries, names...); err != nil {
 		return nil, err
 	}
@@ -324,6 +325,34 @@ func (s *Stack) worker(name, role string, args ...string) *process.Process {
 		return errors.New("it has not said that it works at its queue")
 	}
 	return worker
+}
+
+// Stop stops every process as an operator would, those first that need others: agents, workers, servers, NATS and Temporal. Then it closes the
+// stack. A process that has ended badly, or that does not end cleanly within limit of being told to, is an error.
+func (s *Stack) Stop(limit time.Duration) error {
+	var agents, hosts, servers []*process.Process
+	for _, a := range s.Agents {
+		agents = append(agents, a.Process)
+	}
+	for _, host := range s.TransitionHosts {
+		if host.Process != s.Dev {
+			hosts = append(hosts, host.Process)
+		}
+	}
+	for _, server := range s.Servers {
+		servers = append(servers, server.Process)
+	}
+	last := []*process.Process{s.NATS, s.Temporal}
+	if s.Dev != nil {
+		last = []*process.Process{s.Dev}
+	}
+	var err error
+	for _, stage := range [][]*process.Process{
+		agents, s.Orchestrators, slices.Concat(hosts, s.CenterWorkers), servers, last,
+	} {
+		err = errors.Join(err, process.StopAll(limit, stage...))
+	}
+	return errors.Join(err, s.Close())
 }
 
 // Close kills every process and drops the database. The directory stays.

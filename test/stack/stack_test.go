@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -80,6 +81,7 @@ func TestSpread(t *testing.T) {
 			r, err := s.Drover(ctx, "job", "list")
 			require.NoError(t, err)
 			assert.Contains(t, r.Stdout, job.JobID)
+			require.NoError(t, s.Stop(10*time.Second))
 		})
 	}
 }
