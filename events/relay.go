@@ -69,8 +69,9 @@ type StreamLoss struct {
 
 // RelayConfig holds a relay's settings. The zero value of each is its default.
 type RelayConfig struct {
-	// Stream is created when it is missing.
-	Stream StreamConfig
+	// Stream is created when it is missing, and brought to these settings when it is there, unless KeepStream is set.
+	Stream     StreamConfig
+	KeepStream bool
 	// Batch is how many records are read at once. Default 500.
 	Batch int
 	// Parallel is how many subjects are published at once. Default 32.
@@ -297,7 +298,7 @@ func (r *Relay) round(ctx context.Context, limit int, status <-chan nats.Status)
 	if !r.streamReady {
 		setup, cancel := context.WithTimeout(ctx, r.cfg.AckTimeout)
 		defer cancel()
-		if _, err := EnsureStream(setup, r.js, r.cfg.Stream); err != nil {
+		if err := r.ensureStream(setup); err != nil {
 			return 0, 0, err
 		}
 		r.streamReady = true
@@ -355,6 +356,18 @@ func (r *Relay) round(ctx context.Context, limit int, status <-chan nats.Status)
 		r.streamReady = false
 	}
 	return len(records), int(done.Load()), err
+}
+
+// ensureStream makes the stream, or brings it to its settings.
+func (r *Relay) ensureStream(ctx context.Context) error {
+	if r.cfg.KeepStream {
+		_, err := r.js.Stream(ctx, r.cfg.Stream.name())
+		if !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+	}
+	_, err := EnsureStream(ctx, r.js, r.cfg.Stream)
+	return err
 }
 
 // drain publishes the records of one subject, one after the other. It stops at the first that the

@@ -62,9 +62,14 @@ func TestRelayAddsNothingToAStreamThatIsThere(t *testing.T) {
 	_, js := startNATS(t).connect(testLog(t))
 	o := &rewindable{memOutbox: newOutbox()}
 	total := fill(t, o.memOutbox, 5, 10)
-	relay := NewRelay(js, o, quick(RelayConfig{}), testLog(t))
+	_, err := EnsureStream(t.Context(), js, StreamConfig{MaxBytes: 1 << 30})
+	require.NoError(t, err)
+	relay := NewRelay(js, o, quick(RelayConfig{KeepStream: true}), testLog(t))
 	goRun(t, relay.Run)
 	o.await(t, total)
+	stream, err := js.Stream(t.Context(), StreamName)
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<30, stream.CachedInfo().Config.MaxBytes, "its settings are left alone")
 	for n := range uint64(2) {
 		require.NoError(t, o.RewindAll(t.Context()))
 		o.await(t, total)

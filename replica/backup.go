@@ -26,6 +26,13 @@ const (
 	ShareLinks
 )
 
+// ManifestFile is the name of an image's manifest in its directory, HostIDFile that of the file in a transition host's root
+// that says which host's it is.
+const (
+	ManifestFile = "manifest.json"
+	HostIDFile   = "host-id"
+)
+
 // ImagesDir is where a transition host with that root keeps its images, a directory each.
 func ImagesDir(root string) string { return filepath.Join(root, "images") }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/drover/drover/smc"
 )
 
 // Dump describes what Store.Dump wrote: the record as it was at one moment. It is the same for both databases, so that what
@@ -26,7 +28,7 @@ type Dump struct {
 	KeyIDs []string `json:"keyIds"`
 	// Outbox is how far events had got.
 	Outbox OutboxPosition `json:"outbox"`
-	// Images are the images of the record.
+	// Images are the images of the record, but for those that are being deleted.
 	Images []DumpedImage `json:"images"`
 }
 
@@ -88,7 +90,7 @@ func (s *Store) Dump(ctx context.Context, write func(table string) (io.WriteClos
 	if err := tx.QueryRowContext(ctx, selectOutboxPosition).Scan(&dump.Outbox.LastID, &dump.Outbox.StreamSequence, &dump.Outbox.Pending); err != nil {
 		return nil, fmt.Errorf("dump: the position of the outbox: %w", err)
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT image_id, host_id FROM images ORDER BY image_id`)
+	rows, err := tx.QueryContext(ctx, `SELECT image_id, host_id FROM images WHERE status <> '`+string(smc.ImageDeleting)+`' ORDER BY image_id`)
 	if err != nil {
 		return nil, fmt.Errorf("dump: the images: %w", err)
 	}
@@ -231,6 +233,21 @@ func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, r
 		return err
 	}
 	return s.Close()
+}
+
+// RequireEmpty returns ErrNotEmpty when the database of a URL holds anything.
+func RequireEmpty(ctx context.Context, databaseURL string) error {
+	db, err := open(databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	tx, err := db.DB.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("look into the database: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	return db.requireEmpty(ctx, tx)
 }
 
 // missing returns which of the keys the sealer does not hold; a nil Sealer holds none.

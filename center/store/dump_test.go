@@ -320,6 +320,7 @@ func TestRewind(t *testing.T) {
 		{"all", RewindFrom{}, total},
 		{"since a time", RewindFrom{Since: later}, int(end - middle)},
 		{"from a sequence", RewindFrom{StreamSequence: middle + 2}, int(end - middle - 2)},
+		{"from a sequence into a new stream", RewindFrom{StreamSequence: middle + 2, NewStream: true}, int(end - middle - 2)},
 		{"from behind the end", RewindFrom{StreamSequence: end + 1}, 0},
 		{"from a time to come", RewindFrom{Since: later.Add(time.Hour)}, 0},
 	} {
@@ -332,7 +333,7 @@ func TestRewind(t *testing.T) {
 			records := pending()
 			require.Len(t, records, c.want)
 			if c.want > 0 {
-				require.Zero(t, records[0].PrevStreamSeq, "nothing is said to be in the stream")
+				require.Equal(t, records[0].Sequence > 1 && !c.from.NewStream, records[0].PrevStreamSeq > 0, "what is not published again has its place, unless the stream is new")
 			}
 		})
 	}

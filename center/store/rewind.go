@@ -15,6 +15,8 @@ type rewind struct {
 	From  int64 `json:"from"`  // events before it are not published again
 	Next  int64 `json:"next"`  // where the rewind is
 	Until int64 `json:"until"` // where it ends
+	// Forget says that nothing of before is in the stream, events before From included.
+	Forget bool `json:"forget"`
 }
 
 // RewindFrom says which events are to be published again. The zero value is all.
@@ -23,13 +25,16 @@ type RewindFrom struct {
 	Since time.Time
 	// StreamSequence: those that had that sequence in the stream or a later one, and what was written after the first.
 	StreamSequence uint64
+	// NewStream says that the stream is not the one that events were published to: those that are not published again have
+	// no place in it.
+	NewStream bool
 }
 
 // Rewind has the relay publish events again that the stream may have lost, all of them in their order; what the stream has
 // it finds there. It returns how many there are. A rewind that was interrupted goes on when events are next read.
 func (s *Store) Rewind(ctx context.Context, from RewindFrom) (events int, err error) {
 	err = s.write(ctx, func(tx *transaction) error {
-		r := rewind{Next: 1}
+		r := rewind{Next: 1, Forget: from.NewStream}
 		query, args := `SELECT COALESCE(MIN(id), 1), COALESCE(MAX(id), 0) FROM outbox`, []any(nil)
 		switch {
 		case from.StreamSequence > 0:
@@ -45,7 +50,7 @@ func (s *Store) Rewind(ctx context.Context, from RewindFrom) (events int, err er
 		if under, ok, err := readRewind(ctx, tx); err != nil {
 			return err
 		} else if ok {
-			r.From = min(r.From, under.From) // both get what they asked for
+			r.From, r.Forget = min(r.From, under.From), r.Forget || under.Forget // both get what they asked for
 		}
 		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM outbox WHERE id >= ?`, r.From).Scan(&events); err != nil {
 			return err
@@ -64,7 +69,7 @@ func (s *Store) Rewind(ctx context.Context, from RewindFrom) (events int, err er
 
 // RewindAll implements events.Rewinder.
 func (s *Store) RewindAll(ctx context.Context) error {
-	_, err := s.Rewind(ctx, RewindFrom{})
+	_, err := s.Rewind(ctx, RewindFrom{NewStream: true})
 	return err
 }
 
@@ -117,8 +122,13 @@ func (s *Store) finishRewind(ctx context.Context) error {
 				_, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, rewindSetting)
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, published = CASE WHEN id >= ? THEN 0 ELSE published END
-				WHERE id >= ? AND id < ?`, r.From, r.Next, r.Next+rewindBatch); err != nil {
+			if r.Forget {
+				if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0 WHERE id >= ? AND id < ?`, r.Next, r.Next+rewindBatch); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, published = 0 WHERE id >= ? AND id < ?`,
+				max(r.From, r.Next), r.Next+rewindBatch); err != nil {
 				return err
 			}
 			r.Next += rewindBatch

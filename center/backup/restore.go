@@ -1,0 +1,242 @@
+package backup
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/blake3"
+
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/durable"
+	"github.com/drover/drover/replica"
+)
+
+// Backup is one backup.
+type Backup struct {
+	Dir      string
+	Manifest *Manifest
+}
+
+// Open opens a backup: dir is its folder, or the folder of backups, whose newest is taken. Error: ErrNothing.
+func Open(dir string) (*Backup, error) {
+	if _, err := os.Stat(filepath.Join(dir, manifestFile)); errors.Is(err, fs.ErrNotExist) {
+		names, err := list(dir)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("%w in %s: give the folder that drover-server backup wrote to, or one of the backups in it", ErrNothing, dir)
+		}
+		dir = filepath.Join(dir, names[len(names)-1])
+	}
+	text, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	if err != nil {
+		return nil, fmt.Errorf("read the backup's manifest: %w", err)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, hashFile))
+	if err != nil {
+		return nil, fmt.Errorf("read the backup's manifest: %w", err)
+	}
+	if sum := blake3.Sum256(text); hex.EncodeToString(sum[:]) != strings.TrimSpace(string(want)) {
+		return nil, fmt.Errorf("the backup %s is damaged: %s is not what it was; use another backup", dir, manifestFile)
+	}
+	b := &Backup{Dir: dir, Manifest: new(Manifest)}
+	if err := json.Unmarshal(text, b.Manifest); err != nil {
+		return nil, fmt.Errorf("read the manifest of backup %s: %w", dir, err)
+	}
+	if b.Manifest.Version != manifestVersion {
+		return nil, fmt.Errorf("the backup %s has the form %d, and this program knows %d: use the Drover that took it, %s, or a later one",
+			dir, b.Manifest.Version, manifestVersion, b.Manifest.Drover)
+	}
+	return b, nil
+}
+
+// Verify reads the whole backup and reports the first thing in it that is not what it was when it was taken.
+func (b *Backup) Verify(ctx context.Context, progress Progress) error {
+	if progress == nil {
+		progress = func(string, int64, int64) {}
+	}
+	damaged := func(what string) error {
+		return fmt.Errorf("the backup %s is damaged: %s is not what it was. Nothing was changed; use another backup", b.Dir, what)
+	}
+	for _, file := range b.Manifest.Files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		size, sum, err := hashOf(filepath.Join(b.Dir, file.Path))
+		if err != nil {
+			return fmt.Errorf("read the backup: %w", err)
+		}
+		if size != file.Size || sum != file.BLAKE3 {
+			return damaged(file.Path)
+		}
+	}
+	for _, host := range b.Manifest.Hosts {
+		for _, id := range host.Images {
+			ok, err := verifyImage(ctx, b.image(host.HostID, id), progress)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return damaged("image " + id)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *Backup) image(host, id string) string { return filepath.Join(b.Dir, imagesDir, host, id) }
+
+// Target says where a backup is restored to.
+type Target struct {
+	// DatabaseURL is an empty database; empty leaves the record out.
+	DatabaseURL string
+	// Sealer holds the key that the secrets of the record are sealed with.
+	Sealer *store.Sealer
+	// DataDirs are the roots of transition hosts, by the host's id. They must hold no image and no staging.
+	DataDirs map[string]string
+	Progress Progress
+}
+
+// Restore gives back what is in the backup, after it has verified all of it and found every target empty. Images are in place
+// before the record is: the record appears last, at once.
+func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
+	if target.Progress == nil {
+		target.Progress = func(string, int64, int64) {}
+	}
+	if target.DatabaseURL != "" {
+		if b.Manifest.Record == nil {
+			return fmt.Errorf("the backup %s has images only: restore the record from another one", b.Dir)
+		}
+		if err := store.RequireEmpty(ctx, target.DatabaseURL); err != nil {
+			return err
+		}
+	}
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; i >= 0 && err != nil; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+	}()
+	for _, host := range b.Manifest.Hosts {
+		root, wanted := target.DataDirs[host.HostID]
+		if !wanted {
+			continue
+		}
+		unlock, err := requireEmptyHost(root, host.HostID)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	if err := b.Verify(ctx, target.Progress); err != nil {
+		return err
+	}
+	for _, host := range b.Manifest.Hosts {
+		root, wanted := target.DataDirs[host.HostID]
+		if !wanted {
+			continue
+		}
+		if err := b.restoreHost(ctx, host, root, target.Progress); err != nil {
+			return err
+		}
+		undo = append(undo, func() error { return os.RemoveAll(replica.ImagesDir(root)) })
+	}
+	if target.DatabaseURL == "" {
+		return nil
+	}
+	return store.Load(ctx, target.DatabaseURL, b.Manifest.Record, target.Sealer, func(table string) (io.ReadCloser, error) {
+		target.Progress("restore table "+table, 0, 0)
+		return openTable(filepath.Join(b.Dir, recordDir, table+tableSuffix))
+	})
+}
+
+// requireEmptyHost takes the root of a transition host that has no data of its own.
+func requireEmptyHost(root, id string) (unlock func(), err error) {
+	unlock, err = replica.LockRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	there, err := hostID(root)
+	if err == nil && there != id {
+		err = fmt.Errorf("%s is the data of the transition host %s, and the backup has that of %s: give an empty folder. Nothing was changed", root, there, id)
+	} else if _, missing := os.Stat(filepath.Join(root, replica.HostIDFile)); errors.Is(missing, fs.ErrNotExist) {
+		err = nil
+	}
+	for _, dir := range []string{imagesDir, "staging"} {
+		entries, listErr := os.ReadDir(filepath.Join(root, dir))
+		if listErr != nil && !errors.Is(listErr, fs.ErrNotExist) {
+			err = errors.Join(err, listErr)
+		}
+		if len(entries) > 0 {
+			err = errors.Join(err, fmt.Errorf("%s is not empty: there is something in %s. Nothing was changed. Move it away; or, if the host's disks are whole, restore the record alone: leave --data away", root, dir))
+		}
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+func (b *Backup) restoreHost(ctx context.Context, host Host, root string, progress Progress) error {
+	tmp := filepath.Join(root, "restore"+partial+"images")
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
+		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // it has another name when all went well
+	for _, id := range host.Images {
+		from := b.image(host.HostID, id)
+		manifest, err := replica.ReadManifest(from)
+		if err != nil {
+			return err
+		}
+		if _, err := replica.CopyImage(ctx, from, filepath.Join(tmp, id), replica.ShareBlocks, progress.meter("restore image "+id, sizeOf(manifest))); err != nil {
+			return err
+		}
+	}
+	images := replica.ImagesDir(root)
+	if err := os.Remove(images); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
+	}
+	if err := durable.WriteFile(filepath.Join(root, replica.HostIDFile), []byte(host.HostID+"\n"), 0o600); err != nil {
+		return fmt.Errorf("restore the id of transition host %s: %w", host.HostID, err)
+	}
+	if err := errors.Join(durable.SyncDir(tmp), os.Rename(tmp, images), durable.SyncDir(root)); err != nil {
+		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
+	}
+	return nil
+}
+
+// readTable is a compressed file that is being read.
+type readTable struct {
+	*zstd.Decoder
+	file *os.File
+}
+
+func openTable(path string) (io.ReadCloser, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := zstd.NewReader(file)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return readTable{decoder, file}, nil
+}
+
+// Close implements io.Closer.
+func (t readTable) Close() error {
+	t.Decoder.Close()
+	return t.file.Close()
+}
