@@ -5,11 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
+
+	"github.com/drover/drover/center"
+	"github.com/drover/drover/events"
 )
 
 // Exit codes of every program.
@@ -29,18 +37,38 @@ type Program struct {
 	Check func() error
 	// Run does the program's work until ctx is done.
 	Run func(ctx context.Context, log *zap.Logger) error
+	// Command takes the place of Run in a command that does one thing and ends: it prints, and logs warnings only.
+	Command func(ctx context.Context, stdout, stderr io.Writer, log *zap.Logger) error
+	// Commands are what the program does beside Run. The words of their names follow the program's on the command line.
+	Commands []Program
+}
+
+// command returns the program that the command line asks for, and what is left of the line.
+func (p Program) command(args []string) (Program, []string) {
+	for _, c := range p.Commands {
+		words := strings.Fields(strings.TrimPrefix(c.Name, p.Name))
+		if len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
+			return c, args[len(words):]
+		}
+	}
+	return p, args
 }
 
 // Main is the body of a server process: it parses the command line, checks the settings, and runs until a signal or a
 // failure. It returns the exit code.
 func (p Program) Main(args []string, stdout, stderr io.Writer) int {
-	name := p.Name
+	p, args = p.command(args)
+	name, lowest := p.Name, "info"
+	if p.Command != nil {
+		lowest = "warn"
+		p.Run = func(ctx context.Context, log *zap.Logger) error { return p.Command(ctx, stdout, stderr, log) }
+	}
 	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.SetOutput(stderr)
 	flags.Usage = func() { _, _ = fmt.Fprint(stderr, p.Usage, flags.FlagUsages()) }
 	p.Define(flags)
-	level := flags.String("log-level", "info", "debug, info, warn or error")
+	level := flags.String("log-level", lowest, "debug, info, warn or error")
 	format := flags.String("log-format", "auto", "auto, json or console; auto is console on a terminal")
 	version := flags.Bool("version", false, "print the version and exit")
 	misused := func(err error) int {
@@ -87,13 +115,61 @@ func AccountFromEnv(getenv func(string) string) string {
 	return DefaultAccount
 }
 
-// ConnectionFlags defines the flags of the servers a process works on.
-func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
+// RecordFlags defines the flags of the center's database.
+func RecordFlags(flags *pflag.FlagSet, c *Connections) {
 	flags.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "`URL` of the database, sqlite:///absolute/path or postgres://user:password@host/database (DATABASE_URL)")
 	flags.StringVar(&c.SecretKeyFile, "secret-key-file", c.SecretKeyFile, "`FILE` of the keys that seal what is secret in the database, a key a line, the first one seals (DROVER_SECRET_KEY_FILE)")
+}
+
+// ConnectionFlags defines the flags of the servers a process works on.
+func ConnectionFlags(flags *pflag.FlagSet, c *Connections) {
+	RecordFlags(flags, c)
 	flags.StringVar(&c.NATSURL, "nats-url", c.NATSURL, "`URL` of NATS with JetStream (NATS_URL)")
 	flags.StringVar(&c.TemporalAddress, "temporal-address", c.TemporalAddress, "`HOST:PORT` of Temporal (TEMPORAL_ADDRESS)")
 	flags.StringVar(&c.TemporalNamespace, "temporal-namespace", c.TemporalNamespace, "`NAMESPACE` in Temporal (TEMPORAL_NAMESPACE)")
+}
+
+// day is the unit of what is kept.
+const day = 24 * time.Hour
+
+// DefaultRetention is what a center keeps when nobody says otherwise: jobs for ever, what tells of their past for a time
+// that their owners still ask about it.
+func DefaultRetention() center.Retention {
+	return center.Retention{Runs: 1000, Audit: 365 * day, Outbox: 90 * day}
+}
+
+// DefaultStream is how long the stream keeps events when nobody says otherwise.
+func DefaultStream() events.StreamConfig { return events.StreamConfig{MaxAge: 90 * day} }
+
+// daysValue is a flag of whole days.
+type daysValue struct{ d *time.Duration }
+
+// String, Set and Type implement pflag.Value.
+func (v daysValue) String() string { return strconv.Itoa(int(*v.d / day)) }
+
+// Set implements pflag.Value.
+func (v daysValue) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return fmt.Errorf("want a number of days, 0 for ever, up to %d", math.MaxUint16)
+	}
+	*v.d = time.Duration(n) * day
+	return nil
+}
+
+// Type implements pflag.Value.
+func (daysValue) Type() string { return "days" }
+
+// RetentionFlags defines the flags of what is kept how long.
+func RetentionFlags(flags *pflag.FlagSet, c *ServerConfig) {
+	c.Retention, c.Stream = DefaultRetention(), DefaultStream()
+	flags.Var(daysValue{&c.Retention.FinishedJobs}, "keep-finished-jobs", "`DAYS` after which a Finished job is deleted with its runs, its images stay; 0 for never")
+	flags.IntVar(&c.Retention.Runs, "keep-runs", c.Retention.Runs, "`RUNS` that are kept of an incremental job; 0 for all")
+	flags.Var(daysValue{&c.Retention.RunAge}, "keep-runs-days", "`DAYS` after which a run is forgotten, but for the last ten of a job; 0 for never")
+	flags.Var(daysValue{&c.Retention.Audit}, "keep-audit", "`DAYS` that the audit log goes back; 0 for ever")
+	flags.Var(daysValue{&c.Retention.Outbox}, "keep-outbox", "`DAYS` that events are kept in the database beyond the time that the stream holds them; 0 for ever")
+	flags.Var(daysValue{&c.Stream.MaxAge}, "stream-max-age", "`DAYS` that the stream keeps events; 0 for ever")
+	flags.Int64Var(&c.Stream.MaxBytes, "stream-max-bytes", 0, "`BYTES` of events that the stream keeps, the oldest go first; 0 for any number")
 }
 
 // Check reports what is missing.
@@ -109,6 +185,11 @@ func (c *ServerConfig) Check() error {
 		return errors.New("--rate-limit must be 0 or more calls a second")
 	case c.RateLimit > 0 && c.RateBurst < 1:
 		return errors.New("--rate-burst must be 1 or more calls")
+	case c.Retention.FinishedJobs < 0 || c.Retention.Runs < 0 || c.Retention.RunAge < 0 || c.Retention.Audit < 0 || c.Retention.Outbox < 0 ||
+		c.Stream.MaxAge < 0 || c.Stream.MaxBytes < 0:
+		return errors.New("what is kept is counted from 1, and 0 keeps all of it for ever: see the --keep and --stream flags")
+	case c.Retention.Runs > 0 && c.Retention.Runs < center.MinRuns:
+		return fmt.Errorf("--keep-runs must be %d or more, as many as may have an image; or 0 for all", center.MinRuns)
 	case c.SourceQuota < 0 || c.JobQuota < 0 || c.RunningQuota < 0:
 		return errors.New("--source-quota, --job-quota and --running-quota must be 1 or more")
 	}

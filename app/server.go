@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -96,8 +97,12 @@ type ServerConfig struct {
 	RunningQuota int
 	// VSwitchesFile is a JSON file of VSwitchIds and their VpcIds, which jobs are then held against; empty for none.
 	VSwitchesFile string
-	// RebuildEntities starts the entity of every job in the store: Temporal is empty.
+	// RebuildEntities starts the entity of every job in the store, as Rebuild does: Temporal is empty.
 	RebuildEntities bool
+	// Retention says how long what is no longer needed is kept; the zero value keeps it for ever.
+	Retention center.Retention
+	// Stream says how long and how much of the events the stream keeps; the zero value all of them for ever.
+	Stream events.StreamConfig
 }
 
 // followInterval is how late, at most, an event or an agent learns of what another process committed.
@@ -143,6 +148,14 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	}
 	defer temporal.Close()
 	engine := &center.TemporalEngine{Client: temporal, Store: record}
+	if config.RebuildEntities {
+		rebuild := RebuildConfig{Connections: config.Connections, RegionID: config.RegionID}
+		if err := rebuild.rebuild(ctx, record, engine, newReporter(io.Discard), log.Named("rebuild")); err != nil {
+			return fmt.Errorf("rebuild the entities: %w", err)
+		}
+	} else if err := requireRebuilt(ctx, record); err != nil {
+		return err
+	}
 	endpoint := center.NewEndpoint(center.Config{
 		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, RegionID: config.RegionID, Logger: log.Named("endpoint"),
 		RateLimit: config.RateLimit, RateBurst: config.RateBurst, SourceQuota: config.SourceQuota, JobQuota: config.JobQuota,
@@ -165,13 +178,16 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
-	relay := events.NewRelay(js, record, events.RelayConfig{}, log.Named("relay"))
+	relay := events.NewRelay(js, record, events.RelayConfig{Stream: config.Stream}, log.Named("relay"))
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return relay.Run(ctx) })
 	group.Go(func() error { return wakeRelay(ctx, record, relay) })
 	group.Go(func() error {
 		return record.Follow(ctx, followInterval, func(err error) { log.Warn("the database does not answer", zap.Error(err)) })
+	})
+	group.Go(func() error {
+		return center.Retain(ctx, record, engine, config.Retention, firstInStream(js), log.Named("retention"))
 	})
 	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
 	group.Go(func() error { return serveHTTP(ctx, config.Listen, endpoint.Handler(), log.Named("endpoint")) })
@@ -194,6 +210,17 @@ func (c ServerConfig) setVSwitches(ctx context.Context, record *store.Store) err
 		return fmt.Errorf("store the network list: %w", err)
 	}
 	return nil
+}
+
+// firstInStream returns what tells the sequence of the first event that the stream holds.
+func firstInStream(js jetstream.JetStream) func(context.Context) (uint64, error) {
+	return func(ctx context.Context) (uint64, error) {
+		stream, err := js.Stream(ctx, events.StreamName)
+		if err != nil {
+			return 0, fmt.Errorf("stream %s: %w", events.StreamName, err)
+		}
+		return stream.CachedInfo().State.FirstSeq, nil
+	}
 }
 
 // wakeRelay has events on their way as soon as they are committed in this process.

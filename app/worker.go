@@ -127,6 +127,9 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 			return err
 		}
 		defer func() { _ = record.Close() }()
+		if err := awaitRebuild(ctx, record, log); err != nil {
+			return err
+		}
 	}
 	temporal, err := client.NewLazyClient(config.temporalOptions(log))
 	if err != nil {
@@ -294,7 +297,7 @@ func loadHostID(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make the transition host's folder: %w", err)
 	}
-	path := filepath.Join(dir, "host-id")
+	path := filepath.Join(dir, replica.HostIDFile)
 	data, err := os.ReadFile(path)
 	if err == nil {
 		return strings.TrimSpace(string(data)), nil

@@ -11,7 +11,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
-	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
@@ -34,14 +33,11 @@ func (t *TemporalEngine) Begin(ctx context.Context, jobID string) error {
 	if err != nil {
 		return fmt.Errorf("begin job %s: %w", jobID, err)
 	}
-	_, err = t.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:                       workflows.JobID(jobID),
-		TaskQueue:                activities.QueueCenter,
-		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		// JobIds are never reused: an entity that closed is that of a job that is gone.
-		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-		StaticSummary:         fmt.Sprintf("%s (source %s)", job.Name, job.SourceID),
-	}, workflows.ReplicationJob, entityInput(job))
+	options := startOptions(job)
+	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+	// JobIds are never reused: an entity that closed is that of a job that is gone.
+	options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+	_, err = t.Client.ExecuteWorkflow(ctx, options, workflows.ReplicationJob, entityInput(job))
 	var closed *serviceerror.WorkflowExecutionAlreadyStarted
 	if err != nil && !errors.As(err, &closed) {
 		return fmt.Errorf("start the entity of job %s: %w", jobID, err)

@@ -13,8 +13,15 @@ import (
 )
 
 const usage = `Usage: drover-server [flags]
+       drover-server rebuild|backup|restore|events replay [flags]
 
 Serves the Server Migration Center API, and the API its agents speak. Any number of servers may share one database.
+
+Commands, each with its own --help:
+  rebuild        start the entities of the database's jobs in Temporal: a new one, after a loss, after a restore
+  backup         copy the database and the images into a folder, while everything runs
+  restore        give back what is in a backup
+  events replay  publish events again that the stream has lost
 
 Flags (the variable in brackets is read when the flag is not given):
 `
@@ -24,7 +31,7 @@ func main() { os.Exit(program(os.Getenv).Main(os.Args[1:], os.Stdout, os.Stderr)
 func program(getenv func(string) string) app.Program {
 	config := &app.ServerConfig{Connections: app.ConnectionsFromEnv(getenv), AccessKeySecret: getenv(smc.EnvAccessKeySecret)}
 	return app.Program{
-		Name: "drover-server", Usage: usage, Check: config.Check,
+		Name: "drover-server", Usage: usage, Check: config.Check, Commands: commands(getenv),
 		Define: func(flags *pflag.FlagSet) {
 			app.ConnectionFlags(flags, &config.Connections)
 			flags.StringVar(&config.Listen, "listen", "127.0.0.1:7700", "`ADDRESS` of the endpoint and the agents' API")
@@ -40,6 +47,7 @@ func program(getenv func(string) string) app.Program {
 				"replication `JOBS` of an account that may be Running at once; the others are queued. Give all servers of a center the same")
 			flags.StringVar(&config.VSwitchesFile, "vswitches", getenv("DROVER_VSWITCHES"),
 				"JSON `FILE` of VSwitchIds and their VpcIds, {\"vsw-1\": \"vpc-1\"}, that jobs are held against; the same for every server (DROVER_VSWITCHES)")
+			app.RetentionFlags(flags, config)
 		},
 		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, *config, log) },
 	}

@@ -330,6 +330,15 @@ func (s *Store) JobsWithoutWorkflow(ctx context.Context, limit int) ([]string, e
 	})
 }
 
+// JobIDs returns the ids of all jobs.
+func (s *Store) JobIDs(ctx context.Context) ([]string, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT job_id FROM replication_jobs ORDER BY created_at, job_id`)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanText)
+}
+
 // MarkWorkflowStarted records that a job's entity workflow runs.
 func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
 	return s.write(ctx, func(tx *transaction) error {
