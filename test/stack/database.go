@@ -123,7 +123,7 @@ func (d *Database) close() error {
 	if d.proxy != nil {
 		d.proxy.Close()
 	}
-	if err := d.onServer(context.Background(), "DROP DATABASE "+d.name+" WITH (FORCE)"); err != nil {
+	if err := d.onServer(context.Background(), "DROP DATABASE IF EXISTS "+d.name+" WITH (FORCE)"); err != nil {
 		return fmt.Errorf("drop the stack's database: %w", err)
 	}
 	return nil

@@ -355,7 +355,7 @@ func (s *Stack) Stop(limit time.Duration) error {
 	return errors.Join(err, s.Close())
 }
 
-// Close kills every process and drops the database. The directory stays.
+// Close kills every process and drops the database. The directory stays. A stack may be closed twice.
 func (s *Stack) Close() error {
 	for _, p := range slices.Backward(s.Processes()) {
 		p.Kill()
