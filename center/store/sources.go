@@ -94,7 +94,7 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 }
 
 // MarkOffline makes every source server Unavailable that was last heard of before the given time (CONTRACT: offline
-// after three heartbeats), and returns their ids.
+// after three heartbeats), and returns the ids of those that this call made so: any number of centers may look at once.
 func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, error) {
 	var stale []*Source
 	rows, err := s.db.QueryContext(ctx, selectSource+` WHERE heartbeat_at < ? AND state NOT IN (?, ?)`, millis(before),
@@ -110,8 +110,8 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 		ids = nil
 		for _, candidate := range stale {
 			source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, candidate.SourceID))
-			if errors.Is(err, ErrNotFound) || err == nil && !source.HeartbeatAt.Before(before) {
-				continue
+			if errors.Is(err, ErrNotFound) || err == nil && (source.State == smc.SourceUnavailable || !source.HeartbeatAt.Before(before)) {
+				continue // gone, marked by another center, or heard of since
 			}
 			if err != nil {
 				return err
