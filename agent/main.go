@@ -40,6 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.Usage = func() { _, _ = fmt.Fprint(stderr, usage, flags.FlagUsages()) }
 	flags.StringVar(&cfg.Endpoint, "endpoint", os.Getenv("DROVER_ENDPOINT"), "`URL` of the center (DROVER_ENDPOINT)")
 	flags.StringVar(&cfg.Code, "code", "", "activation `CODE`, from \"drover token create\"; needed once")
+	flags.StringVar(&cfg.CAFile, "ca-file", "", "PEM `FILE` of the center's certificate authority, where neither the code nor this machine knows it")
 	flags.StringVar(&cfg.Name, "name", "", "`NAME` of the source server; needed once")
 	flags.StringVar(&cfg.StateDir, "state", "", "`DIR` where the agent keeps its identity; one agent each")
 	flags.StringArrayVar(&cfg.Disks, "disk", nil, "`FILE-OR-DEVICE` to serve, the system disk first; may be repeated")

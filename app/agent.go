@@ -26,8 +26,12 @@ type AgentConfig struct {
 	// Endpoint is the URL of the center. Given with state present, it replaces the one kept there once the
 	// center has taken a heartbeat at it.
 	Endpoint string
-	// Code is the activation code to register with. It is ignored when the agent has registered.
+	// Code is the activation code to register with. When the agent has registered it is good for one thing only: an agent that knows its
+	// center by no certificate yet takes the fingerprint in it.
 	Code string
+	// CAFile is a PEM file with the authorities that may have signed the certificates of the center and the transition hosts. Without it
+	// that is the one whose fingerprint the activation code carries, and what the center replaces it by; else those this machine knows.
+	CAFile string
 	// Name is the name of the source server, 2-128 characters. It cannot be changed here later.
 	Name string
 	// StateDir keeps the agent's identity, and admits one agent at a time. It is made when missing.
@@ -87,6 +91,8 @@ type agent struct {
 	state    agentState
 	server   agentapi.Server // as last seen
 	client   *agentapi.Client
+	trust    *agentTrust // nil with cfg.HTTPClient
+	saved    agentState  // as it is in the state directory
 
 	sync  func(context.Context, replica.SyncConfig, func(replica.Progress)) error
 	probe func(string) (replica.DiskInfo, error)
@@ -107,7 +113,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 		return err
 	}
 	if known != nil {
-		err = a.resume(known)
+		err = a.resume(ctx, known)
 	} else {
 		err = a.register(ctx)
 	}
@@ -133,18 +139,18 @@ func (a *agent) endpoint() string {
 }
 
 func (a *agent) newClient(token string) (err error) {
-	var opts []agentapi.ClientOption
-	if a.cfg.HTTPClient != nil {
-		opts = append(opts, agentapi.WithHTTPClient(a.cfg.HTTPClient))
+	httpClient := a.cfg.HTTPClient
+	if httpClient == nil {
+		httpClient = &http.Client{Transport: &a.trust.center}
 	}
-	if a.client, err = agentapi.NewClient(a.endpoint(), token, opts...); err != nil {
+	if a.client, err = agentapi.NewClient(a.endpoint(), token, agentapi.WithHTTPClient(httpClient)); err != nil {
 		return agentUsage("--endpoint: %v", err)
 	}
 	return nil
 }
 
 // resume takes up the identity in the state directory.
-func (a *agent) resume(known *agentState) error {
+func (a *agent) resume(ctx context.Context, known *agentState) error {
 	if a.cfg.Name != "" && a.cfg.Name != known.Name {
 		return agentUsage("--name is %q, but the state in %s belongs to source server %q (%s): leave --name out, "+
 			"or give another --state and a --code to register another source server",
@@ -169,6 +175,10 @@ func (a *agent) resume(known *agentState) error {
 			return err
 		}
 	}
+	a.saved = a.state
+	if err := a.settleTrust(ctx); err != nil {
+		return err
+	}
 	return a.newClient(a.state.Token)
 }
 
@@ -191,18 +201,25 @@ func (a *agent) register(ctx context.Context) error {
 		return err
 	}
 	a.state = agentState{Endpoint: a.cfg.Endpoint, Name: a.cfg.Name, Disks: disks}
+	if err := a.describe(); err != nil {
+		return err
+	}
+	if err := a.settleTrust(ctx); err != nil {
+		return err
+	}
 	if err := a.newClient(""); err != nil {
 		return err
 	}
-	if err := a.describe(); err != nil {
-		return err
+	secret, _, err := agentapi.ParseCode(a.cfg.Code)
+	if err != nil {
+		return agentUsage("--code: %v", err)
 	}
 
 	instance, err := a.dir.registering(a.instance)
 	if err != nil {
 		return err
 	}
-	req := agentapi.RegisterRequest{Code: a.cfg.Code, Name: a.cfg.Name, Instance: instance, Server: a.server}
+	req := agentapi.RegisterRequest{Code: secret, Name: a.cfg.Name, Instance: instance, Server: a.server}
 	var resp agentapi.RegisterResponse
 	outage := outage{log: a.log, what: "registration", after: a.after}
 	for {
@@ -217,6 +234,10 @@ func (a *agent) register(ctx context.Context) error {
 			}
 			return fmt.Errorf("register source server %q at %s: %w", a.cfg.Name, a.cfg.Endpoint, err)
 		}
+		err, final := a.explain(err)
+		if final {
+			return fmt.Errorf("register source server %q: %w", a.cfg.Name, err)
+		}
 		if err := outage.failed(ctx, err); err != nil {
 			return err
 		}
@@ -225,6 +246,7 @@ func (a *agent) register(ctx context.Context) error {
 	if err := a.dir.registered(&a.state); err != nil {
 		return fmt.Errorf("%w; the center knows this server as %s now: start the agent again as before, with the same --state", err, resp.SourceID)
 	}
+	a.saved = a.state
 	a.client = a.client.WithToken(resp.Token)
 	a.log.Info("registered", zap.String("source_id", resp.SourceID), zap.String("name", a.state.Name))
 	return nil
@@ -277,6 +299,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			if err := a.deleted(err); err != nil {
 				return err
 			}
+			err, _ = a.explain(err)
 			outage.note(err)
 			due = min(rate, pause(outage.attempts)) // the center may take this server for lost: be back soon
 		default:
@@ -286,11 +309,13 @@ func (a *agent) heartbeats(ctx context.Context) error {
 				rate = time.Duration(resp.HeartbeatRateSeconds) * time.Second
 			}
 			due = rate
-			if a.state.Endpoint != a.endpoint() {
-				a.state.Endpoint = a.endpoint()
+			a.followTrust(resp.CACertificates)
+			a.state.Endpoint = a.endpoint()
+			if a.state.Endpoint != a.saved.Endpoint || a.state.CACertificates != a.saved.CACertificates {
 				if err := a.dir.save(&a.state); err != nil {
 					return err
 				}
+				a.saved = a.state
 			}
 		}
 		select {

@@ -27,6 +27,8 @@ type agentState struct {
 	Token    string   `json:"token"`
 	Name     string   `json:"name"`
 	Disks    []string `json:"disks"` // absolute paths, the system disk first
+	// CACertificates are the authorities, as PEM, by which the agent knows its center; empty: those that its machine knows.
+	CACertificates string `json:"caCertificates,omitempty"`
 }
 
 // agentDir is the state directory of one agent, locked against a second one.

@@ -40,7 +40,8 @@ type fakeCenter struct {
 	registered []agentapi.RegisterRequest
 	heartbeats []agentapi.HeartbeatRequest
 	polls      []agentapi.WorkQuery
-	refused    int // requests answered with 503
+	refused    int    // requests answered with 503
+	authority  string // what heartbeats are answered with
 	onRegister func()
 }
 
@@ -72,8 +73,9 @@ func newFakeCenter(t *testing.T) *fakeCenter {
 		}
 		c.mu.Lock()
 		c.heartbeats = append(c.heartbeats, req)
+		answer := agentapi.HeartbeatResponse{HeartbeatRateSeconds: 7, CACertificates: c.authority}
 		c.mu.Unlock()
-		reply(w, agentapi.HeartbeatResponse{HeartbeatRateSeconds: 7})
+		reply(w, answer)
 	})
 	mux.HandleFunc("GET "+agentapi.PathWork, func(w http.ResponseWriter, r *http.Request) {
 		if !c.admit(w, r, true, nil) {

@@ -170,7 +170,7 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 		Token:    work.Token,
 		JobID:    work.JobID,
 		Instance: a.instance,
-		Client:   a.cfg.HTTPClient,
+		Client:   a.dataClient(),
 		Logger:   a.log.With(zap.Int("run", work.Run)), // Sync adds the job itself
 	}
 	for i, path := range a.state.Disks {

@@ -193,5 +193,8 @@ func (c *ServerConfig) Check() error {
 	case c.SourceQuota < 0 || c.JobQuota < 0 || c.RunningQuota < 0:
 		return errors.New("--source-quota, --job-quota and --running-quota must be 1 or more")
 	}
+	if err := c.TLS.check("listen", c.Listen); err != nil {
+		return err
+	}
 	return c.Connections.Check()
 }

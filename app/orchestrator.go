@@ -133,6 +133,10 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	if err != nil {
 		return err
 	}
+	hosts, err := config.Orchestrator.SMC.TLS()
+	if err != nil {
+		return err
+	}
 	nc, err := config.nats("drover-orchestrator", log)
 	if err != nil {
 		return err
@@ -148,7 +152,7 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	w := worker.New(temporal, fleet.Queue, worker.Options{WorkerStopTimeout: workerStop})
 	w.RegisterWorkflow(workflows.Fleet)
 	w.RegisterWorkflow(workflows.Migration)
-	w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(nil)})
+	w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(hosts)})
 	w.RegisterActivity(&activities.Orchestration{Temporal: temporal})
 	w.RegisterActivity(&activities.Notification{Publisher: events.NewStreamPublisher(js, events.DroverStream()), AccountID: config.Orchestrator.AccountID})
 

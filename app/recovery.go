@@ -45,7 +45,11 @@ func Rebuild(ctx context.Context, config RebuildConfig, out io.Writer, log *zap.
 		return err
 	}
 	defer func() { _ = record.Close() }()
-	temporal, err := client.DialContext(ctx, config.temporalOptions(log))
+	options, err := config.temporalOptions(log)
+	if err != nil {
+		return err
+	}
+	temporal, err := client.DialContext(ctx, options)
 	if err != nil {
 		return fmt.Errorf("reach Temporal at %s, namespace %s: %w", config.TemporalAddress, config.TemporalNamespace, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/temporalenv"
 )
 
 // Connections are the servers that the processes of the center work on.
@@ -33,13 +34,17 @@ type Connections struct {
 	TemporalAddress string
 	// TemporalNamespace must exist (TEMPORAL_NAMESPACE).
 	TemporalNamespace string
+	// NATSSecurity and TemporalSecurity are how these servers and this process know each other (NATS_... and TEMPORAL_...).
+	NATSSecurity     events.Security
+	TemporalSecurity temporalenv.Security
 }
 
 // ConnectionsFromEnv reads the variables the fields name. getenv is os.Getenv outside tests.
 func ConnectionsFromEnv(getenv func(string) string) Connections {
 	c := Connections{
 		DatabaseURL: getenv("DATABASE_URL"), SecretKeyFile: getenv("DROVER_SECRET_KEY_FILE"), NATSURL: getenv("NATS_URL"),
-		TemporalAddress: getenv("TEMPORAL_ADDRESS"), TemporalNamespace: getenv("TEMPORAL_NAMESPACE"),
+		TemporalAddress: getenv(temporalenv.Address), TemporalNamespace: getenv(temporalenv.Namespace),
+		NATSSecurity: events.SecurityFromEnv(getenv), TemporalSecurity: temporalenv.SecurityFromEnv(getenv),
 	}
 	if c.TemporalNamespace == "" {
 		c.TemporalNamespace = client.DefaultNamespace
@@ -49,19 +54,22 @@ func ConnectionsFromEnv(getenv func(string) string) Connections {
 
 // Check reports which connection is not named, and where it is to be named.
 func (c Connections) Check() error {
+	if err := c.checkRecord(); err != nil {
+		return err
+	}
 	for _, setting := range []struct{ name, flag, value string }{
-		{"DATABASE_URL", "database-url", c.DatabaseURL},
 		{"NATS_URL", "nats-url", c.NATSURL},
-		{"TEMPORAL_ADDRESS", "temporal-address", c.TemporalAddress},
+		{temporalenv.Address, "temporal-address", c.TemporalAddress},
 	} {
 		if setting.value == "" {
 			return fmt.Errorf("%s is not set: set it, or give --%s", setting.name, setting.flag)
 		}
 	}
-	if c.SecretKeyFile == "" {
-		return errors.New("DROVER_SECRET_KEY_FILE is not set: set it, or give --secret-key-file; for a new center make the file with: openssl rand -base64 32 > FILE")
+	if err := c.TemporalSecurity.Apply(&client.Options{}); err != nil {
+		return err
 	}
-	return nil
+	_, err := c.NATSSecurity.Options()
+	return err
 }
 
 // openRecord opens the center's database with its secret keys.
@@ -82,6 +90,8 @@ type ServerConfig struct {
 	Connections
 	// Listen is the address of the endpoint and the agent API, host:port.
 	Listen string
+	// TLS says how Listen shows who it is.
+	TLS TLSConfig
 	// RegionID is the one region of the center (DROVER_REGION).
 	RegionID string
 	// AccountID, AccessKeyID and AccessKeySecret are stored at the start: the first key pair, with which all else is
@@ -141,8 +151,16 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	if err != nil {
 		return err
 	}
+	shows, err := newIdentity(ctx, config.TLS, record, []string{config.Listen}, log.Named("tls"))
+	if err != nil {
+		return err
+	}
 	// Lazy: the endpoint answers what the store can answer also while Temporal is away.
-	temporal, err := client.NewLazyClient(config.temporalOptions(log))
+	options, err := config.temporalOptions(log)
+	if err != nil {
+		return err
+	}
+	temporal, err := client.NewLazyClient(options)
 	if err != nil {
 		return fmt.Errorf("temporal client: %w", err)
 	}
@@ -157,7 +175,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		return err
 	}
 	endpoint := center.NewEndpoint(center.Config{
-		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, RegionID: config.RegionID, Logger: log.Named("endpoint"),
+		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, Trust: shows.trust, RegionID: config.RegionID, Logger: log.Named("endpoint"),
 		RateLimit: config.RateLimit, RateBurst: config.RateBurst, SourceQuota: config.SourceQuota, JobQuota: config.JobQuota,
 		Ready: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
@@ -190,7 +208,8 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		return center.Retain(ctx, record, engine, config.Retention, firstInStream(js), log.Named("retention"))
 	})
 	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
-	group.Go(func() error { return serveHTTP(ctx, config.Listen, endpoint.Handler(), log.Named("endpoint")) })
+	group.Go(func() error { return shows.run(ctx) })
+	group.Go(func() error { return serveHTTP(ctx, config.Listen, shows, endpoint.Handler(), log.Named("endpoint")) })
 	return untilStopped(ctx, group.Wait())
 }
 
@@ -237,20 +256,21 @@ func wakeRelay(ctx context.Context, record *store.Store, relay *events.Relay) er
 }
 
 // serveHTTP serves until ctx is done, then lets the requests under way end.
-func serveHTTP(ctx context.Context, address string, handler http.Handler, log *zap.Logger) error {
+func serveHTTP(ctx context.Context, address string, shows *identity, handler http.Handler, log *zap.Logger) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", address, err)
 	}
-	return serveListener(ctx, listener, handler, log)
+	return serveListener(ctx, listener, shows, handler, log)
 }
 
-func serveListener(ctx context.Context, listener net.Listener, handler http.Handler, log *zap.Logger) error {
+// serveListener serves https with what shows shows, and plain http when that is nil.
+func serveListener(ctx context.Context, listener net.Listener, shows *identity, handler http.Handler, log *zap.Logger) error {
 	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelRequests()
 	server := &http.Server{
 		Handler: handler, ErrorLog: zap.NewStdLog(log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return requests },
+		BaseContext: func(net.Listener) context.Context { return requests }, TLSConfig: shows.config(),
 	}
 	stopped := make(chan struct{})
 	go func() {
@@ -264,8 +284,14 @@ func serveListener(ctx context.Context, listener net.Listener, handler http.Hand
 			_ = server.Close()
 		}
 	}()
-	log.Info("listening", zap.String("address", listener.Addr().String()))
-	err := server.Serve(listener)
+	log.Info("listening", zap.String("address", listener.Addr().String()), zap.Bool("tls", shows != nil))
+	serve := server.Serve
+	if shows != nil {
+		serve = func(listener net.Listener) error { return server.ServeTLS(listener, "", "") }
+	} else if !onLoopback(listener.Addr().String()) {
+		log.Warn("plain http beyond loopback: whoever is on the way can read tokens and data", zap.String("address", listener.Addr().String()))
+	}
+	err := serve(listener)
 	if errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return nil

@@ -2,7 +2,6 @@ package app
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
@@ -13,22 +12,23 @@ import (
 )
 
 // temporalOptions are those of every Temporal client of a process.
-func (c Connections) temporalOptions(log *zap.Logger) client.Options {
-	return client.Options{
+func (c Connections) temporalOptions(log *zap.Logger) (client.Options, error) {
+	options := client.Options{
 		HostPort: c.TemporalAddress, Namespace: c.TemporalNamespace,
 		Logger: newTemporalLogger(log.Named("temporal")),
 	}
+	return options, c.TemporalSecurity.Apply(&options)
 }
 
 // nats connects to NATS; it does so also while no server answers.
 func (c Connections) nats(name string, log *zap.Logger) (*nats.Conn, error) {
-	options, err := events.SecurityFromEnv(os.Getenv).Options()
+	options, err := c.NATSSecurity.Options()
 	if err != nil {
 		return nil, err
 	}
 	nc, err := events.Connect(c.NATSURL, name, log.Named("nats"), options...)
 	if err != nil {
-		return nil, fmt.Errorf("NATS_URL %s: %w", c.NATSURL, err)
+		return nil, fmt.Errorf("NATS_URL %s: %w", events.Redacted(c.NATSURL), err)
 	}
 	return nc, nil
 }

@@ -46,7 +46,9 @@ type WorkerConfig struct {
 	DataDir string
 	// TransitionListen is where the transition host listens for agents, host:port.
 	TransitionListen string
-	// TransitionURL is how agents reach it. Default http://<TransitionListen>.
+	// TLS says how TransitionListen shows who it is.
+	TLS TLSConfig
+	// TransitionURL is how agents reach it. Default http://<TransitionListen>, or https:// with TLS.
 	TransitionURL string
 	// SourceWait is how long a run that is Syncing on the transition host waits for a silent source. Default smc.DefaultSourceWait.
 	SourceWait time.Duration
@@ -70,6 +72,12 @@ func (c *WorkerConfig) Check() error {
 		}
 		if c.SourceWait < 0 {
 			return fmt.Errorf("--source-wait or %s: want a positive duration, such as 30m", envSourceWait)
+		}
+		if err := c.TLS.check("transition-listen", c.TransitionListen); err != nil {
+			return err
+		}
+		if c.TLS.Enabled() && strings.HasPrefix(c.TransitionURL, "http://") {
+			return fmt.Errorf("--transition-url %s: the transition host serves https, so the URL begins with https://", c.TransitionURL)
 		}
 	}
 	if slices.Contains(c.Roles, RoleOrchestrator) {
@@ -131,7 +139,11 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 			return err
 		}
 	}
-	temporal, err := client.NewLazyClient(config.temporalOptions(log))
+	options, err := config.temporalOptions(log)
+	if err != nil {
+		return err
+	}
+	temporal, err := client.NewLazyClient(options)
 	if err != nil {
 		return fmt.Errorf("temporal client: %w", err)
 	}
@@ -175,13 +187,17 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 		return err
 	}
 	defer func() { _ = host.Close() }()
+	shows, err := newIdentity(ctx, config.TLS, record, []string{config.TransitionListen, config.TransitionURL}, log.Named("tls"))
+	if err != nil {
+		return err
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", config.TransitionListen)
 	if err != nil {
 		return fmt.Errorf("transition host: listen on %s: %w", config.TransitionListen, err)
 	}
 	url := config.TransitionURL
 	if url == "" {
-		url = "http://" + listener.Addr().String()
+		url = config.TLS.scheme() + "://" + listener.Addr().String()
 	}
 	nc, err := config.nats("drover-worker", log)
 	if err != nil {
@@ -196,8 +212,9 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHTTP()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return shows.run(ctx) })
 	group.Go(func() error {
-		err := serveListener(httpCtx, listener, host.Handler(), log)
+		err := serveListener(httpCtx, listener, shows, host.Handler(), log)
 		if httpCtx.Err() == nil && err == nil {
 			err = errors.New("the transition host's listener ended")
 		}

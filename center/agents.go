@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/ca"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
@@ -91,8 +92,12 @@ func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
 	if err := checkServer(request.Server); err != nil {
 		return nil, err
 	}
+	secret, _, err := agentapi.ParseCode(request.Code)
+	if err != nil {
+		return nil, smc.Errorf(smc.CodeInvalidActivationCode, "%v", err)
+	}
 	token := newSecret()
-	source, err := e.Store.RegisterSource(r.Context(), request.Code, token, request.Instance, request.Name, request.Server, e.SourceQuota)
+	source, err := e.Store.RegisterSource(r.Context(), secret, token, request.Instance, request.Name, request.Server, e.SourceQuota)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +132,11 @@ func (e *Endpoint) heartbeat(r *http.Request, source *store.Source) (any, error)
 	if err := e.Store.Heartbeat(r.Context(), source.SourceID, request.Server); err != nil {
 		return nil, err
 	}
-	return agentapi.HeartbeatResponse{HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}, nil
+	response := agentapi.HeartbeatResponse{HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}
+	if e.Trust != nil {
+		response.CACertificates = ca.EncodeCertificates(e.Trust().Authorities...)
+	}
+	return response, nil
 }
 
 // work answers as soon as the agent should be doing something else than it knows of, or when its wait is over.

@@ -20,11 +20,10 @@ const (
 
 	// auditTimeout is how long the record of a call may hold up its answer.
 	auditTimeout = 5 * time.Second
-	// auditDelay is how long the record of a call that changed nothing waits for others to be written with it, auditBatch
-	// how many are enough to be written at once, and auditMost how many there are at most.
+	// auditDelay is how long the record of a call that changed nothing waits for others to be written with it, and
+	// auditBatch how many wait at most.
 	auditDelay = 200 * time.Millisecond
 	auditBatch = 200
-	auditMost  = 10 * auditBatch
 )
 
 // audit records a call whose outcome is known. The record of a call that may have changed something is in the database
@@ -66,17 +65,13 @@ type auditRecords struct {
 	flushing sync.Mutex // held while records are written: who flushes next finds them written
 }
 
-// keep has a record written soon. Who brings one too many waits for them to be written: while the database is slow, calls
-// are no faster.
+// keep has a record written soon. Who brings one too many waits for them to be written, so that there are never more.
 func (r *auditRecords) keep(ctx context.Context, record store.AuditRecord) {
 	r.mutex.Lock()
 	r.waiting = append(r.waiting, record)
-	full := len(r.waiting) >= auditMost
-	switch {
-	case r.timer == nil:
+	full := len(r.waiting) >= auditBatch
+	if r.timer == nil {
 		r.timer = time.AfterFunc(auditDelay, func() { r.flush(context.Background()) })
-	case len(r.waiting) == auditBatch:
-		r.timer.Reset(0)
 	}
 	r.mutex.Unlock()
 	if full {

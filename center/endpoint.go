@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/ca"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
 )
@@ -27,6 +28,9 @@ type Config struct {
 	Engine Engine
 	// DataPlaneKey signs session tokens and image tickets; the transition hosts hold the same.
 	DataPlaneKey []byte
+	// Trust is whom agents have to trust to know this center by its certificate: the activation codes and the answers to heartbeats
+	// tell them. Nil: they find out by the authorities that every machine knows, or there is no TLS.
+	Trust func() ca.Trust
 	// RegionID is the one region of this center.
 	RegionID string
 	// HostID names this endpoint in error answers. Default: the machine's host name.

@@ -59,7 +59,7 @@ func (e *Endpoint) listAccessKeys(ctx context.Context, c *call, r *smc.ListAcces
 
 func (e *Endpoint) describeAuditLog(ctx context.Context, c *call, r *smc.DescribeAuditLogRequest) (*smc.DescribeAuditLogResult, error) {
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
-	e.records.flush(context.WithoutCancel(ctx)) // who asks sees what it did before
+	e.records.flush(ctx) // who asks sees what it did before
 	filter := store.AuditFilter{AccessKeyID: value(r.KeyID), Action: value(r.Operation), Outcome: value(r.Outcome), Since: r.Since(), Until: r.Until()}
 	if value(r.Changes) {
 		for _, operation := range smc.Operations() {

@@ -13,6 +13,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/ca"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
@@ -90,7 +92,15 @@ func (e *Endpoint) createAccessToken(ctx context.Context, c *call, r *smc.Create
 		return nil, err
 	}
 	c.touched(e.resource(c, typeToken, token.AccessTokenID))
-	return &smc.CreateAccessTokenResult{AccessTokenID: token.AccessTokenID, AccessTokenCode: code}, nil
+	return &smc.CreateAccessTokenResult{AccessTokenID: token.AccessTokenID, AccessTokenCode: agentapi.FormatCode(code, e.fingerprint())}, nil
+}
+
+// fingerprint is what a new activation code says of this center's certificate.
+func (e *Endpoint) fingerprint() *ca.Fingerprint {
+	if e.Trust == nil {
+		return nil
+	}
+	return e.Trust().Fingerprint()
 }
 
 // newSecret returns 256 random bits in a form that survives copying and shells.

@@ -123,19 +123,22 @@ func (p process) check(t *testing.T) {
 	switch p.program {
 	case "drover-server":
 		config := app.ServerConfig{
-			Connections: connections, RegionID: p.env["DROVER_REGION"],
+			Connections: connections, Listen: p.flag("listen"), TLS: app.TLSFromEnv(get), RegionID: p.env["DROVER_REGION"],
 			AccessKeyID: p.env["ALIBABA_CLOUD_ACCESS_KEY_ID"], AccessKeySecret: p.env["ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
 		}
 		require.NoError(t, config.Check())
-		require.NotEmpty(t, p.flag("listen"))
+		require.True(t, config.TLS.Enabled())
+		require.Equal(t, caFile, p.flag("ca-out"))
 	case "drover-worker":
 		config := app.WorkerConfig{
-			Connections: connections, Roles: strings.Split(p.flag("role"), ","),
+			Connections: connections, Roles: strings.Split(p.flag("role"), ","), TLS: app.TLSFromEnv(get),
 			DataDir: p.flag("data"), TransitionListen: p.flag("transition-listen"), TransitionURL: p.flag("transition-url"),
 		}
 		if slices.Contains(config.Roles, app.RoleOrchestrator) {
 			config.Orchestrator.SMC, err = smc.ConfigFromEnv(get)
 			require.NoError(t, err)
+			p.checkEndpoint(t)
+			config.Orchestrator.SMC.CAFile = "" // it is not there yet
 			require.Contains(t, []string{"on", "off"}, p.env["DROVER_BRIDGE"])
 		}
 		require.NoError(t, config.Check())
@@ -144,10 +147,21 @@ func (p process) check(t *testing.T) {
 	case "drover":
 		_, err := smc.ConfigFromEnv(get)
 		require.NoError(t, err)
+		p.checkEndpoint(t)
 		for _, name := range []string{"NATS_URL", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"} { // whatever command is run
 			require.NotEmpty(t, p.env[name], name)
 		}
 	}
+}
+
+// caFile is where drover-server writes the authority that the others know it by.
+const caFile = "/var/lib/drover/ca/ca.pem"
+
+// checkEndpoint has a client of the endpoint call it by https, and know its authority.
+func (p process) checkEndpoint(t *testing.T) {
+	t.Helper()
+	require.True(t, strings.HasPrefix(p.env["DROVER_ENDPOINT"], "https://"), p.env["DROVER_ENDPOINT"])
+	require.Equal(t, caFile, p.env["DROVER_CA_FILE"])
 }
 
 // flag returns the value of a flag that is written as --name value or --name=value.
@@ -299,7 +313,10 @@ func TestComposeStartsOurProgramsAsTheyAre(t *testing.T) {
 			} else {
 				require.Empty(t, s.Secrets, "it opens no record")
 			}
-			for _, flag := range []string{"data", "state", "disk"} {
+			if file := s.Environment["DROVER_CA_FILE"]; file != "" {
+				requireOnVolume(t, s, file)
+			}
+			for _, flag := range []string{"data", "state", "disk", "ca-out"} {
 				if dir := p.flag(flag); dir != "" {
 					requireOnVolume(t, s, dir)
 				}
@@ -378,11 +395,11 @@ func listens(t *testing.T, file composeFile, name string) []string {
 	}
 	switch name {
 	case "endpoint":
-		caddyfile := read(t, "compose/Caddyfile")
-		upstream := regexp.MustCompile(`name (\S+)\s+port (\d+)`).FindStringSubmatch(caddyfile)
+		config := read(t, "compose/haproxy.cfg")
+		upstream := regexp.MustCompile(`server-template \S+ \d+ (\S+):(\d+) `).FindStringSubmatch(config)
 		require.NotNil(t, upstream)
 		require.Contains(t, listens(t, file, upstream[1]), upstream[2])
-		return []string{regexp.MustCompile(`(?m)^:(\d+) \{`).FindStringSubmatch(caddyfile)[1]}
+		return []string{regexp.MustCompile(`(?m)^  bind :(\d+)$`).FindStringSubmatch(config)[1]}
 	case "nats":
 		require.Equal(t, "0.0.0.0", process{args: s.Command}.flag("addr"))
 		options := natsOptions(t)
@@ -579,7 +596,7 @@ func checkState(t *testing.T, u unit, p process) {
 			return dir == root || strings.HasPrefix(dir, root+"/")
 		}), "%s is not writable: %v", dir, writable)
 	}
-	for _, flag := range []string{"data", "state"} {
+	for _, flag := range []string{"data", "state", "ca-out"} {
 		if dir := p.flag(flag); dir != "" {
 			within(dir)
 		}

@@ -4,26 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
 
-// Security names the files a connection authenticates with. Empty fields are not used.
+// Security is how a connection and its server know each other. Empty fields are not used.
 type Security struct {
+	// User and Password stand for those that the URL may have.
+	User, Password string
 	// Credentials is a .creds file with a user's JWT and key.
 	Credentials string
 	// CA is a PEM file with the authorities that may have signed the server's certificate.
 	CA string
 	// Cert and Key are PEM files with the client's certificate and key; both or none.
 	Cert, Key string
+	// InboxPrefix begins the subjects that answers come on, in place of _INBOX: for users who may not listen to the answers of
+	// others.
+	InboxPrefix string
 }
 
-// SecurityFromEnv reads NATS_CREDS, NATS_CA, NATS_CERT and NATS_KEY, the names that the nats
-// command uses too. getenv is os.Getenv outside tests.
+// SecurityFromEnv reads NATS_USER, NATS_PASSWORD, NATS_CREDS, NATS_CA, NATS_CERT, NATS_KEY and NATS_INBOX_PREFIX, the names
+// that the nats command uses too. getenv is os.Getenv outside tests.
 func SecurityFromEnv(getenv func(string) string) Security {
 	return Security{
+		User: getenv("NATS_USER"), Password: getenv("NATS_PASSWORD"), InboxPrefix: getenv("NATS_INBOX_PREFIX"),
 		Credentials: getenv("NATS_CREDS"), CA: getenv("NATS_CA"),
 		Cert: getenv("NATS_CERT"), Key: getenv("NATS_KEY"),
 	}
@@ -34,7 +42,16 @@ func (s Security) Options() ([]nats.Option, error) {
 	if (s.Cert == "") != (s.Key == "") {
 		return nil, errors.New("NATS client certificate: NATS_CERT and NATS_KEY go together, only one is set")
 	}
+	if s.Password != "" && s.User == "" {
+		return nil, errors.New("NATS_PASSWORD is set without NATS_USER: set both")
+	}
 	var opts []nats.Option
+	if s.User != "" {
+		opts = append(opts, nats.UserInfo(s.User, s.Password))
+	}
+	if s.InboxPrefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(s.InboxPrefix))
+	}
 	if s.Credentials != "" {
 		opts = append(opts, nats.UserCredentials(s.Credentials))
 	}
@@ -45,6 +62,21 @@ func (s Security) Options() ([]nats.Option, error) {
 		opts = append(opts, nats.ClientCert(s.Cert, s.Key))
 	}
 	return opts, nil
+}
+
+// Redacted returns the addresses of servers without the passwords in them, for messages.
+func Redacted(addresses string) string {
+	parts := strings.Split(addresses, ",")
+	for i, part := range parts {
+		u, err := url.Parse(strings.TrimSpace(part))
+		switch at := strings.LastIndex(part, "@"); {
+		case err == nil && u.Host != "":
+			parts[i] = u.Redacted()
+		case at >= 0: // host:port, with a user before it
+			parts[i] = "xxxxx" + part[at:]
+		}
+	}
+	return strings.Join(parts, ",")
 }
 
 // Connect opens a connection that never gives up: it also succeeds while no server answers, and

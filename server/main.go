@@ -14,6 +14,7 @@ import (
 
 const usage = `Usage: drover-server [flags]
        drover-server rebuild|backup|restore|events replay [flags]
+       drover-server ca show|add|use|drop [flags]
 
 Serves the Server Migration Center API, and the API its agents speak. Any number of servers may share one database.
 
@@ -22,6 +23,10 @@ Commands, each with its own --help:
   backup         copy the database and the images into a folder, while everything runs
   restore        give back what is in a backup
   events replay  publish events again that the stream has lost
+  ca             show and change the certificate authority that --tls self makes
+
+NATS_USER and NATS_PASSWORD, NATS_CREDS, NATS_CA, NATS_CERT and NATS_KEY say how NATS and this program know each other; TEMPORAL_API_KEY,
+TEMPORAL_TLS and the other variables of Temporal's own tools do so for Temporal: docs/security.md.
 
 Flags (the variable in brackets is read when the flag is not given):
 `
@@ -29,12 +34,14 @@ Flags (the variable in brackets is read when the flag is not given):
 func main() { os.Exit(program(os.Getenv).Main(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func program(getenv func(string) string) app.Program {
-	config := &app.ServerConfig{Connections: app.ConnectionsFromEnv(getenv), AccessKeySecret: getenv(smc.EnvAccessKeySecret)}
+	config := &app.ServerConfig{Connections: app.ConnectionsFromEnv(getenv), TLS: app.TLSFromEnv(getenv), AccessKeySecret: getenv(smc.EnvAccessKeySecret)}
 	return app.Program{
-		Name: "drover-server", Usage: usage, Check: config.Check, Commands: commands(getenv),
+		Name: "drover-server", Usage: usage, Check: config.Check, Commands: append(commands(getenv), app.AuthorityCommands(app.ConnectionsFromEnv(getenv))...),
 		Define: func(flags *pflag.FlagSet) {
 			app.ConnectionFlags(flags, &config.Connections)
 			flags.StringVar(&config.Listen, "listen", "127.0.0.1:7700", "`ADDRESS` of the endpoint and the agents' API")
+			app.TLSFlags(flags, &config.TLS)
+			flags.StringVar(&config.TLS.CAFile, "ca-out", "", "`FILE` to write the certificate authorities to that clients have to trust; it is kept current")
 			flags.StringVar(&config.RegionID, "region", getenv(smc.EnvRegion), "the `REGION` this center is (DROVER_REGION)")
 			flags.StringVar(&config.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` that the first access key belongs to (DROVER_ACCOUNT)")
 			flags.StringVar(&config.AccessKeyID, "access-key-id", getenv(smc.EnvAccessKeyID),

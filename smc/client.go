@@ -31,6 +31,9 @@ type Config struct {
 	Signature Signature
 	// RegionID fills the RegionId parameter of requests that require one and do not say.
 	RegionID string
+	// CAFile is a PEM file of the authorities that may have signed the endpoint's certificate, in place of those that this machine
+	// knows (DROVER_CA_FILE). It is not looked at with an HTTPClient: see [Config.Transport].
+	CAFile string
 	// HTTPClient sends the requests; nil takes one of its own that follows no redirects.
 	HTTPClient *http.Client
 	// MaxAttempts is how often a request is sent at most; 0 means 5, 1 means no retries.
@@ -91,6 +94,13 @@ func NewClient(cfg Config) (*Client, error) {
 	hc := cfg.HTTPClient
 	if hc == nil {
 		hc = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		if cfg.CAFile != "" {
+			transport, err := cfg.Transport()
+			if err != nil {
+				return nil, fmt.Errorf("smc client: %w", err)
+			}
+			hc.Transport = transport
+		}
 	}
 	return &Client{endpoint: u, cfg: cfg, http: hc, now: time.Now}, nil
 }
@@ -191,7 +201,7 @@ func (c *Client) call(ctx context.Context, action string, params url.Values, rep
 func mayRetry(err error, repeatable bool) bool {
 	var e *Error
 	if !errors.As(err, &e) {
-		return repeatable // no answer: whether it was done is not known
+		return repeatable && !isCertificateError(err) // no answer: whether it was done is not known
 	}
 	if strings.HasPrefix(e.Code, "Throttling") || e.Code == CodeSignatureNonceUsed {
 		return true // refused before anything was done
@@ -219,7 +229,7 @@ func (c *Client) attempt(ctx context.Context, action string, params url.Values, 
 		if errors.As(err, &ue) {
 			err = ue.Err // the call's error names the endpoint already
 		}
-		return fmt.Errorf("no answer: %w", err)
+		return fmt.Errorf("no answer: %w", explainCertificate(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -284,6 +294,9 @@ func readError(resp *http.Response, body []byte) *Error {
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err := json.Unmarshal(body, &answer); err == nil && answer.Code != "" {
 		return &Error{Code: answer.Code, HTTPStatus: resp.StatusCode, Message: answer.Message, RequestID: answer.RequestID, HostID: answer.HostID}
+	}
+	if resp.StatusCode == http.StatusBadRequest && strings.Contains(string(body), "HTTP request to an HTTPS server") {
+		return &Error{Code: CodeInvalidAnswer, HTTPStatus: resp.StatusCode, Message: "the endpoint serves https: begin its address with https://"}
 	}
 	code := CodeInvalidAnswer
 	if resp.StatusCode >= http.StatusInternalServerError {

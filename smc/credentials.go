@@ -17,6 +17,7 @@ const (
 	EnvEndpoint        = "DROVER_ENDPOINT"
 	EnvRegion          = "DROVER_REGION"
 	EnvSignature       = "DROVER_SIGNATURE"
+	EnvCAFile          = "DROVER_CA_FILE"
 	EnvAccessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
 	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
 	// EnvSecurityToken belongs to the access key of the environment when that is temporary (STS).
@@ -37,6 +38,7 @@ const (
 //   - Region: DROVER_REGION; and when the endpoint is the vendor's, the region in its name
 //     (smc.REGION.aliyuncs.com), ALIBABA_CLOUD_REGION_ID, the region of the profile. It may stay empty.
 //   - Signature: DROVER_SIGNATURE, HMAC-SHA1 (default) or ACS3-HMAC-SHA256.
+//   - CAFile: DROVER_CA_FILE; left out when the endpoint is the vendor's.
 //
 // The error names every variable that is missing. It never shows a secret.
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
@@ -46,6 +48,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		AccessKeySecret: getenv(EnvAccessKeySecret),
 		RegionID:        getenv(EnvRegion),
 		Signature:       Signature(getenv(EnvSignature)),
+		CAFile:          getenv(EnvCAFile),
 	}
 	var p profile
 	switch {
@@ -70,6 +73,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	}
 	if len(missing) > 0 {
 		return Config{}, fmt.Errorf("not set in the environment: %s; drover-dev writes them to dev.env in its data directory, source that file", strings.Join(missing, ", "))
+	}
+	if _, vendor := vendorEndpoint(cfg.Endpoint); vendor {
+		cfg.CAFile = "" // it is of a center of one's own
 	}
 	if region, vendor := vendorEndpoint(cfg.Endpoint); vendor && cfg.RegionID == "" {
 		for _, candidate := range []string{region, getenv(EnvVendorRegion), p.RegionID} {

@@ -93,12 +93,12 @@ func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {
 	// A person waits: say at once that there is no server, rather than keep trying.
 	nc, err := events.Connect(address, "drover events tail", c.log, append(security, nats.RetryOnFailedConnect(false))...)
 	if err != nil {
-		return fmt.Errorf("event stream at %s: %w", address, err)
+		return fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return fmt.Errorf("event stream at %s: %w", address, err)
+		return fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
 	}
 	p := &eventPrinter{cli: c}
 	if !f.follow {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,6 +112,7 @@ type export struct {
 	format   imageFormat
 	artifact string
 	dir      string
+	host     *http.Client   // of the transition host
 	view     *progress.View // nil when nobody watches
 	temps    []string
 }
@@ -133,6 +135,9 @@ func (c *cli) exportImage(ctx context.Context, client *smc.Client, ref string, e
 	if f, ok := c.errOut.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
 		e.view = progress.NewView(f, progress.Auto)
 		defer e.view.Clear()
+	}
+	if e.host, err = c.hostClient(); err != nil {
+		return nil, err
 	}
 	defer e.cleanUp()
 	done := &exported{ImageID: image.ImageID, Format: e.format, Synced: e.artifact == replica.ArtifactSynced}
@@ -190,7 +195,7 @@ func (e *export) fetch(ctx context.Context, ticket *smc.GetImageTicketResult, di
 	}
 	w := &countingWriter{File: raw}
 	stop := e.watch(fmt.Sprintf("disk %d", disk.Index), "Fetching", total, &w.written)
-	err = replica.Download(ctx, nil, ticket.URL, ticket.Token, ticket.ImageID, disk.Index, e.artifact, w)
+	err = replica.Download(ctx, e.host, ticket.URL, ticket.Token, ticket.ImageID, disk.Index, e.artifact, w)
 	stop()
 	if err == nil {
 		err = raw.Sync()

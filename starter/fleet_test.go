@@ -29,6 +29,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/drover/drover/fleet"
+	"github.com/drover/drover/temporalenv"
 	"github.com/drover/drover/workflows"
 )
 
@@ -104,7 +105,7 @@ func (l *life) end(state enumspb.WorkflowExecutionStatus) {
 }
 
 func (f *frontend) env() map[string]string {
-	return map[string]string{envTemporalAddress: f.address}
+	return map[string]string{temporalenv.Address: f.address}
 }
 
 func (f *frontend) drover(t *testing.T, args ...string) outcomeOf {
@@ -527,7 +528,7 @@ func TestTemporalRefuses(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	o = droverWith(t, map[string]string{envTemporalAddress: listener.Addr().String()}, "fleet", "list")
+	o = droverWith(t, map[string]string{temporalenv.Address: listener.Addr().String()}, "fleet", "list")
 	assert.Equal(t, exitFailed, o.code)
 	assert.Contains(t, o.stderr, "drover: Temporal at "+listener.Addr().String()+" does not answer: ")
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
+	"github.com/drover/drover/temporalenv"
 )
 
 func TestFleetWatch(t *testing.T) {
@@ -35,7 +36,7 @@ func TestFleetWatch(t *testing.T) {
 		}, nil
 	}
 	env := e.env()
-	env[envTemporalAddress] = f.address
+	env[temporalenv.Address] = f.address
 	o := droverWith(t, env, "fleet", "watch", "dc-exit")
 	assert.Equal(t, outcomeOf{0, `fleet dc-exit is Running: 5 servers, 1 done, 1 failed, 3 to go
 pilot    1/2 done    100%

@@ -295,10 +295,9 @@ func notOffered(err error) bool { return smc.CodeOf(err) == smc.CodeInvalidActio
 
 func (c *cli) jobShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "show JOB",
-		Short:   "Show a job and its runs, by id or name",
-		Example: "  drover job show web-1\n  drover job show web-1 -o json | jq -r .Status",
-		Args:    exactArgs("JOB"),
+		Use:   "show JOB",
+		Short: "Show a job and its runs, by id or name",
+		Args:  exactArgs("JOB"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

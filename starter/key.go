@@ -69,10 +69,9 @@ acs:smc:REGION:ACCOUNT:replicationjob/ID. The secret is shown this once.`,
 
 func (c *cli) keyListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the access keys, newest first",
-		Example: "  drover key list",
-		Args:    exactArgs(),
+		Use:   "list",
+		Short: "List the access keys, newest first",
+		Args:  exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -111,8 +110,7 @@ func (c *cli) keyDisableCommand() *cobra.Command {
 		Long: `End an access key for good: the next call signed with it is refused.
 
 A key cannot disable itself. To change keys, make a new one, use it, and disable the old one with it.`,
-		Example: "  drover key disable AKEXAMPLE",
-		Args:    exactArgs("KEY-ID"),
+		Args: exactArgs("KEY-ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

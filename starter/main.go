@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 )
 
@@ -52,6 +53,7 @@ type cli struct {
 	getenv  func(string) string
 	out     io.Writer
 	errOut  io.Writer
+	caFile  string
 	output  outputFormat
 	verbose bool
 	log     *zap.Logger
@@ -93,6 +95,7 @@ The center and the access key come from the environment, as drover-dev writes it
   ALIBABA_CLOUD_ACCESS_KEY_SECRET   its secret
   ALIBABA_CLOUD_PROFILE             without these two: a profile of the vendor's CLI (default: the current one)
   DROVER_REGION                     region of the jobs
+  DROVER_CA_FILE                    PEM file of the authority of the center's certificate, where this machine does not know it
   NATS_URL                          event stream (events tail only)
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`,
@@ -117,6 +120,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	flags := root.PersistentFlags()
 	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
+	flags.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` of the authority of the center's certificate (DROVER_CA_FILE)")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
 	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
 		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.apiCommand())
@@ -192,14 +196,30 @@ func newLogger(w io.Writer, verbose bool) *zap.Logger {
 	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoding), zapcore.Lock(zapcore.AddSync(w)), level))
 }
 
+// config is what the environment says of the endpoint.
+func (c *cli) config() (smc.Config, error) {
+	cfg, err := smc.ConfigFromEnv(c.getenv)
+	if err != nil {
+		return cfg, usageError{err}
+	}
+	if c.caFile != "" {
+		cfg.CAFile = c.caFile
+	}
+	return cfg, nil
+}
+
 // client makes a client of the endpoint the environment names.
 func (c *cli) client() (*smc.Client, error) {
-	cfg, err := smc.ConfigFromEnv(c.getenv)
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	transport, err := cfg.Transport()
 	if err != nil {
 		return nil, usageError{err}
 	}
 	cfg.HTTPClient = &http.Client{
-		Transport:     loggingTransport{http.DefaultTransport, c.log},
+		Transport:     loggingTransport{transport, c.log},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	client, err := smc.NewClient(cfg)
@@ -207,6 +227,19 @@ func (c *cli) client() (*smc.Client, error) {
 		return nil, usageError{err}
 	}
 	return client, nil
+}
+
+// hostClient makes a client of the transition hosts that the endpoint names.
+func (c *cli) hostClient() (*http.Client, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	config, err := cfg.TLS()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return replica.NewClient(config), nil
 }
 
 // clientWithRegion is client for what takes a region.

@@ -59,8 +59,12 @@ func (c *cli) verifyImage(ctx context.Context, client *smc.Client, ref string) e
 	if err != nil {
 		return err
 	}
+	host, err := c.hostClient()
+	if err != nil {
+		return err
+	}
 	view := progress.NewView(c.errOut, progress.Auto)
-	result, err := askToVerify(ctx, ticket, func(p replica.Progress) {
+	result, err := askToVerify(ctx, host, ticket, func(p replica.Progress) {
 		if !view.Live() {
 			return
 		}
@@ -108,14 +112,14 @@ type verifyMessage struct {
 }
 
 // askToVerify has the transition host verify an image and waits for the result.
-func askToVerify(ctx context.Context, ticket *smc.GetImageTicketResult, onProgress func(replica.Progress)) (*replica.VerifyResult, error) {
+func askToVerify(ctx context.Context, host *http.Client, ticket *smc.GetImageTicketResult, onProgress func(replica.Progress)) (*replica.VerifyResult, error) {
 	address := strings.TrimSuffix(ticket.URL, "/") + "/replica/v1/images/" + url.PathEscape(ticket.ImageID) + "/verify"
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+ticket.Token)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := host.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("the transition host does not answer: %w", err)
 	}

@@ -154,10 +154,9 @@ type workgroupView struct {
 
 func (c *cli) workgroupShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "show WORKGROUP",
-		Short:   "Show a workgroup and its source servers, by id or name",
-		Example: "  drover workgroup show wave-1",
-		Args:    exactArgs("WORKGROUP"),
+		Use:   "show WORKGROUP",
+		Short: "Show a workgroup and its source servers, by id or name",
+		Args:  exactArgs("WORKGROUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

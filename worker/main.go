@@ -25,15 +25,18 @@ Roles:
 
 Any number of workers may have the roles center and orchestrator. Each transition host has its own --data and its own address.
 
+NATS_USER and NATS_PASSWORD, NATS_CREDS, NATS_CA, NATS_CERT and NATS_KEY say how NATS and this program know each other; TEMPORAL_API_KEY,
+TEMPORAL_TLS and the other variables of Temporal's own tools do so for Temporal: docs/security.md.
+
 Flags (the variable in brackets is read when the flag is not given):
 `
 
 func main() { os.Exit(program(os.Getenv).Main(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func program(getenv func(string) string) app.Program {
-	config := &app.WorkerConfig{Connections: app.ConnectionsFromEnv(getenv)}
+	config := &app.WorkerConfig{Connections: app.ConnectionsFromEnv(getenv), TLS: app.TLSFromEnv(getenv)}
 	orchestrator := &config.Orchestrator
-	var endpoint, region string
+	var endpoint, region, caFile string
 	return app.Program{
 		Name: "drover-worker", Usage: usage,
 		Check: func() error {
@@ -45,6 +48,8 @@ func program(getenv func(string) string) app.Program {
 						return endpoint
 					case smc.EnvRegion:
 						return region
+					case smc.EnvCAFile:
+						return caFile
 					}
 					return getenv(name)
 				})
@@ -59,10 +64,12 @@ func program(getenv func(string) string) app.Program {
 			flags.StringSliceVar(&config.Roles, "role", nil, "`ROLE`s of this worker: center, transition, orchestrator")
 			flags.StringVar(&config.DataDir, "data", "", "`DIR` where the transition host keeps staging and images")
 			flags.StringVar(&config.TransitionListen, "transition-listen", "127.0.0.1:7701", "`ADDRESS` where the transition host listens for agents")
-			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>)")
+			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>, or https:// with TLS)")
+			app.TLSFlags(flags, &config.TLS)
 			flags.DurationVar(&config.SourceWait, "source-wait", app.SourceWaitFromEnv(getenv), "how long a run waits on the transition host for a source that is silent, a `DURATION` (DROVER_SOURCE_WAIT)")
 			flags.StringVar(&endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
 			flags.StringVar(&region, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
+			flags.StringVar(&caFile, "ca-file", getenv(smc.EnvCAFile), "PEM `FILE` of the authority of that endpoint's certificate, where this machine does not know it (DROVER_CA_FILE)")
 			flags.StringVar(&orchestrator.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` in the subjects of the events of migrations and fleets (DROVER_ACCOUNT)")
 			flags.BoolVar(&orchestrator.Bridge, "bridge", getenv("DROVER_BRIDGE") != "off", "have events wake migrations; off: they poll (DROVER_BRIDGE=off)")
 		},

@@ -7,9 +7,6 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/drover/drover/activities"
@@ -132,56 +129,4 @@ func TestExplainsFailuresWithoutACode(t *testing.T) {
 	code, message := explain(errors.New("nobody knows"))
 	require.Equal(t, smc.CodeInternalError, code)
 	require.Equal(t, "nobody knows", message)
-}
-
-// nobodyTakes makes a phase lie in its host's queue until its time there is over, so many times.
-func (s *scenario) nobodyTakes(phase string, times int) {
-	for range times {
-		s.fail(phase, temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
-	}
-}
-
-// A host that is away is waited for; the job says so, and goes on when it is back.
-func TestRunWaitsForItsHost(t *testing.T) {
-	for _, phase := range []string{"Prepare", "Sync", "Process", "Clean"} {
-		t.Run(phase, func(t *testing.T) {
-			s, in := newRun(t)
-			s.nobodyTakes(phase, 1)
-			var told string
-			s.env.SetOnActivityCompletedListener(func(info *activity.Info, _ converter.EncodedValue, err error) {
-				if info.ActivityType.Name == "NoteSilentHost" {
-					require.NoError(t, err)
-					told = s.job().Info()
-				}
-			})
-			s.env.ExecuteWorkflow(ReplicationRun, in)
-			require.Equal(t, RunResult{Status: smc.StatusFinished}, s.result())
-			require.Contains(t, told, "transition host "+testHost+" does not take the work")
-			require.Contains(t, told, "waits for it for 30m0s")
-			require.Contains(t, told, smc.CodeTransitionHostUnavailable)
-		})
-	}
-}
-
-// A host that stays away makes the job InError; the staging is where it is, so that Start goes on.
-func TestRunWhoseHostStaysAway(t *testing.T) {
-	s, in := newRun(t)
-	s.nobodyTakes("Process", 2)
-	s.env.ExecuteWorkflow(ReplicationRun, in)
-	require.Equal(t, RunResult{Status: smc.StatusInError}, s.result())
-	job := s.job()
-	require.Equal(t, smc.CodeTransitionHostUnavailable, job.ErrorCode)
-	require.Contains(t, job.StatusInfo, "Processing failed: transition host "+testHost+" has not taken the work for 30m0s: start its worker")
-	require.Equal(t, testHost, job.HostID)
-	require.Equal(t, smc.BusinessProcessing, job.BusinessStatus)
-}
-
-// Stop while the run waits for its host: nothing is noted of a run that is not there any more.
-func TestRunThatIsStoppedWhileItsHostIsAway(t *testing.T) {
-	s, in := newRun(t)
-	s.fail("Sync", temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, nil))
-	s.at(syncTime/2, func() { require.NoError(t, s.Stop(t.Context(), s.jobID, "stop")) })
-	s.env.ExecuteWorkflow(ReplicationRun, in)
-	require.Equal(t, RunResult{}, s.result())
-	require.Empty(t, s.job().Info())
 }

@@ -60,7 +60,7 @@ const (
 // disk. The center answers a repeated Instance with the source server it made for it and a new token, so
 // an answer lost on the way leaves no second, dead source behind.
 type RegisterRequest struct {
-	Code     string `json:"code"`     // activation code, as CreateAccessToken showed it
+	Code     string `json:"code"`     // activation code, without the fingerprint (see ParseCode)
 	Name     string `json:"name"`     // name of the source server, 2-128 characters (CONTRACT: Source servers)
 	Instance string `json:"instance"` // id of the agent process that registered first
 	Server   Server `json:"server"`
@@ -82,6 +82,9 @@ type HeartbeatRequest struct {
 // HeartbeatResponse tells when the next heartbeat is due.
 type HeartbeatResponse struct {
 	HeartbeatRateSeconds int `json:"heartbeatRateSeconds"` // 0 means DefaultHeartbeatRate
+	// CACertificates are the certificate authorities of the center, as PEM: what an agent that knows the center by one of them
+	// trusts from now on. Empty: it goes on with those it has.
+	CACertificates string `json:"caCertificates,omitempty"`
 }
 
 // Server describes a source server.

@@ -3,6 +3,7 @@ package agentapi
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,11 +52,17 @@ func NewClient(endpoint, token string, opts ...ClientOption) (*Client, error) {
 		opt(c)
 	}
 	if c.http == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
-		c.http = &http.Client{Transport: transport}
+		c.http = &http.Client{Transport: NewTransport(nil)}
 	}
 	return c, nil
+}
+
+// NewTransport returns a transport fit for a Client. config may be nil.
+func NewTransport(config *tls.Config) *http.Transport {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	transport.TLSClientConfig = config
+	return transport
 }
 
 // WithToken returns a client that shares c's connections and presents token.

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"slices"
 	"strings"
 	"time"
 )
@@ -204,26 +203,83 @@ func (f Fingerprint) String() string {
 	return strings.Join(pairs, ":")
 }
 
-// Root returns the authority at the end of a chain that begins with the certificate of a server, if it is in the chain:
-// a certificate that signed itself, and by which the first one can be verified.
-func Root(chain []*x509.Certificate) (*x509.Certificate, bool) {
-	for _, root := range slices.Backward(chain) {
-		if bytes.Equal(root.RawIssuer, root.RawSubject) && Verify(chain, root, time.Time{}) == nil {
-			return root, true
-		}
-	}
-	return nil, false
+// Trust is whom the clients of a center have to trust, where that are not the authorities that every machine knows.
+type Trust struct {
+	// Root has signed the certificate that the center shows; nil when nothing is known of it.
+	Root *x509.Certificate
+	// Authorities are Root and those that may take its place.
+	Authorities []*x509.Certificate
 }
 
-// Verify checks that a chain leads from the certificate of a server, its first, to root. When now is zero the time does
-// not matter, and names never do.
-func Verify(chain []*x509.Certificate, root *x509.Certificate, now time.Time) error {
-	if len(chain) == 0 {
-		return errors.New("there is no certificate")
+// Fingerprint returns that of the root, or nil.
+func (t Trust) Fingerprint() *Fingerprint {
+	if t.Root == nil {
+		return nil
 	}
-	if now.IsZero() {
-		now = chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
+	f := FingerprintOf(t.Root)
+	return &f
+}
+
+// Trust returns whom to trust: the first of the authorities is the root.
+func (a Authorities) Trust() Trust {
+	certificates := a.Certificates()
+	return Trust{Root: certificates[0], Authorities: certificates}
+}
+
+// TrustOf returns whom to trust according to a file of certificates that begins with that of a server: the certificates
+// in it that signed themselves are authorities, and the root is the one that leads to the first certificate. Without
+// such a root nobody: then the chain ends with an authority that every machine knows.
+func TrustOf(chain []*x509.Certificate) Trust {
+	var trust Trust
+	for _, certificate := range chain {
+		if !bytes.Equal(certificate.RawIssuer, certificate.RawSubject) {
+			continue
+		}
+		trust.Authorities = append(trust.Authorities, certificate)
+		if trust.Root == nil && verify(chain, certificate, halfway(chain[0])) == nil {
+			trust.Root = certificate
+		}
 	}
+	if trust.Root == nil {
+		return Trust{}
+	}
+	return trust
+}
+
+// halfway is a moment at which a certificate is good.
+func halfway(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2) }
+
+// Find returns the certificate of a chain that has the fingerprint, if the chain leads to it from the certificate of a
+// server, its first. Names are not looked at.
+func Find(chain []*x509.Certificate, fingerprint Fingerprint, now time.Time) (*x509.Certificate, error) {
+	for _, certificate := range chain {
+		if FingerprintOf(certificate) == fingerprint {
+			return certificate, verify(chain, certificate, now)
+		}
+	}
+	other := &OtherAuthorityError{Want: fingerprint}
+	if len(chain) > 0 {
+		last := chain[len(chain)-1]
+		other.Got, other.Name = FingerprintOf(last), last.Subject.String()
+	}
+	return nil, other
+}
+
+// OtherAuthorityError says that a server shows a certificate of another authority than the one it is known by.
+type OtherAuthorityError struct {
+	Want Fingerprint
+	// Got and Name are those of the last certificate that the server shows.
+	Got  Fingerprint
+	Name string
+}
+
+// Error names both authorities.
+func (e *OtherAuthorityError) Error() string {
+	return fmt.Sprintf("want the certificate authority %v, not %v (%s)", e.Want, e.Got, e.Name)
+}
+
+// verify checks that a chain leads from its first certificate, that of a server, to root.
+func verify(chain []*x509.Certificate, root *x509.Certificate, now time.Time) error {
 	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
 	options.Roots.AddCert(root)
 	for _, certificate := range chain[1:] {

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
@@ -205,24 +204,4 @@ func TestSecondsLeft(t *testing.T) {
 	} {
 		require.Equal(t, test.want, SecondsLeft(test.total, test.read, test.rate))
 	}
-}
-
-// A process that hangs while it has a job's row locked does not keep Stop from taking effect.
-func TestStopBesideAHungTransaction(t *testing.T) {
-	if !storetest.Postgres() {
-		t.Skip("SQLite's one lock is freed by the end of the process that has it, and by nothing else")
-	}
-	f := newFixture(t)
-	id := f.create(spec(f.source("web").SourceID))
-	f.start(id, "start", smc.TriggerStart)
-	require.NoError(t, f.BeginSync(f.ctx, id, "sync", 1, hostURL, 100))
-	hung, err := f.open().db.BeginTx(f.ctx, nil)
-	require.NoError(t, err)
-	defer func() { _ = hung.Rollback() }()
-	_, err = hung.ExecContext(f.ctx, `UPDATE replication_jobs SET progress = 2 WHERE job_id = $1`, id)
-	require.NoError(t, err)
-	began := time.Now()
-	require.NoError(t, f.Stop(f.ctx, id, "stop"))
-	require.Less(t, time.Since(began), 5*time.Second)
-	require.Error(t, hung.Commit(), "the hung process is told when it comes to itself")
 }

@@ -13,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"golang.org/x/sys/unix"
@@ -142,16 +141,10 @@ func (sqlite) scrub(ctx context.Context, db *sql.DB) error {
 type postgres struct{}
 
 func openPostgres(databaseURL string) (*database, error) {
-	config, err := pgx.ParseConfig(databaseURL)
+	db, err := sql.Open("pgx", databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	// A process that hangs in the middle of a transaction loses it, and with it the rows it has locked: a job can be stopped within
-	// five seconds whatever its transition host does (CONTRACT: Stop).
-	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SET idle_in_transaction_session_timeout = '3s'`)
-		return err
-	}))
 	const connections = 16
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)

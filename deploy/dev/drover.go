@@ -17,24 +17,30 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 		DatabaseURL: cfg.DatabaseURL, SecretKeyFile: cfg.SecretKeyFile, NATSURL: cfg.NATSURL,
 		TemporalAddress: cfg.TemporalAddress, TemporalNamespace: cfg.TemporalNamespace,
 	}
+	mode := app.TLSOff
+	if cfg.Settings.TLS {
+		mode = app.TLSSelf
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.Server {
 		group.Go(func() error {
 			return app.RunServer(ctx, app.ServerConfig{
 				Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
 				AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
+				TLS: app.TLSConfig{Mode: mode, CAFile: cfg.CAFile},
 			}, logger.Named("server"))
 		})
 	}
 	if len(cfg.Roles) > 0 {
 		group.Go(func() error {
 			return app.RunWorker(ctx, app.WorkerConfig{
-				Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(),
+				Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(), TLS: app.TLSConfig{Mode: mode},
 				SourceWait: app.SourceWaitFromEnv(os.Getenv),
 				Orchestrator: app.OrchestratorConfig{
 					SMC: smc.Config{
 						Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
 						AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret,
+						CAFile: cfg.CAFile,
 					},
 					AccountID: cfg.Settings.AccountID, Bridge: os.Getenv("DROVER_BRIDGE") != "off",
 				},

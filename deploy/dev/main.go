@@ -56,6 +56,7 @@ func run(args []string, stdout, stderr io.Writer, drover droverFunc) int {
 func newCommand(drover droverFunc) *cobra.Command {
 	var cfg stackConfig
 	var logLevel, logFormat string
+	var tls bool
 	cmd := &cobra.Command{
 		Use:   "drover-dev --data DIR [--listen HOST:PORT] [--parts PARTS]",
 		Short: "Drover on one machine: Temporal, NATS, the center and a transition host in one process",
@@ -86,6 +87,9 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("tls") {
+				cfg.tls = &tls
+			}
 			if err := cfg.check(cmd.Flags().Changed); err != nil {
 				return usageError{err}
 			}
@@ -108,6 +112,7 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 	flags.SortFlags = false
 	flags.StringVar(&cfg.dir, "data", "", "keep everything in `DIR` (made when absent)")
 	flags.StringVar(&cfg.listen, "listen", "", "address of the endpoint, `HOST:PORT`; port 0 takes a free one and keeps it\n(default: that of the last start, at first "+defaultListen+")")
+	flags.BoolVar(&tls, "tls", false, "the endpoint and the transition host serve https, with certificates of an authority that the center makes\nitself; needed beyond loopback (default: as at the last start)")
 	flags.StringSliceVar(&cfg.parts, "parts", parts(), "serve only these `PARTS`: the servers temporal and nats, what a drover-server does, and what\na drover-worker does; the others are served by other processes")
 	flags.StringSliceVar(&cfg.roles, "roles", app.Roles(), "`ROLES` of the worker in this process; without orchestrator, a drover-worker of its own\nwith that role takes the fleets")
 	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")

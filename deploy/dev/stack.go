@@ -23,11 +23,13 @@ import (
 	"github.com/drover/drover/deploy/dev/internal/natsserver"
 	"github.com/drover/drover/deploy/dev/internal/settings"
 	"github.com/drover/drover/deploy/dev/internal/temporalserver"
+	"github.com/drover/drover/smc"
 )
 
 const (
 	defaultListen = settings.DefaultListen
 	secretKeyFile = "secret.key"
+	caFile        = "ca.pem"
 
 	// startTimeout bounds the start of all servers: a small machine under load needs a fraction of it.
 	startTimeout = 2 * time.Minute
@@ -54,6 +56,7 @@ func parts() []string { return []string{partTemporal, partNATS, partServer, part
 type stackConfig struct {
 	dir    string
 	listen string   // empty: as at the last start
+	tls    *bool    // nil: as at the last start
 	parts  []string // that this process serves
 	roles  []string // of the worker
 }
@@ -103,8 +106,10 @@ type droverFunc func(ctx context.Context, cfg droverConfig, logger *zap.Logger) 
 type droverConfig struct {
 	Settings *settings.Settings
 	// DatabaseURL, SecretKeyFile, NATSURL, TemporalAddress and TemporalNamespace have the form of the environment variables of that name.
-	DatabaseURL       string
-	SecretKeyFile     string
+	DatabaseURL   string
+	SecretKeyFile string
+	// CAFile has the authority of the certificates of the endpoint and the transition host; empty without TLS.
+	CAFile            string
 	NATSURL           string
 	TemporalAddress   string
 	TemporalNamespace string
@@ -121,7 +126,7 @@ type droverConfig struct {
 
 // environment is what the other programs need to reach this stack.
 func (c droverConfig) environment() []settings.Variable {
-	return []settings.Variable{
+	variables := []settings.Variable{
 		{Name: "DROVER_ENDPOINT", Value: c.Settings.Endpoint()},
 		{Name: "DROVER_REGION", Value: c.Settings.Region},
 		{Name: "DROVER_ACCOUNT", Value: c.Settings.AccountID},
@@ -133,6 +138,10 @@ func (c droverConfig) environment() []settings.Variable {
 		{Name: "DATABASE_URL", Value: c.DatabaseURL},
 		{Name: "DROVER_SECRET_KEY_FILE", Value: c.SecretKeyFile},
 	}
+	if c.CAFile != "" {
+		variables = append(variables, settings.Variable{Name: "DROVER_CA_FILE", Value: c.CAFile}, settings.Variable{Name: "DROVER_TLS", Value: app.TLSSelf})
+	}
+	return variables
 }
 
 // runStack starts everything, says so on stdout, and stops everything in order when ctx is done or a part fails.
@@ -156,14 +165,11 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 			err = nil
 		}
 	}()
-	set, err := cfg.setUp(dir)
+	dc, err := cfg.setUp(ctx, dir, logger)
 	if err != nil {
 		return err
 	}
-	if host, _, _ := net.SplitHostPort(set.Listen); cfg.serves(partServer) && !net.ParseIP(host).IsLoopback() && host != "localhost" {
-		logger.Warn("the endpoint listens beyond loopback, without TLS: whoever can listen in sees tokens and data",
-			zap.String("listen", set.Listen))
-	}
+	set := dc.Settings
 
 	startCtx, cancelStart := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not up after %v", startTimeout))
 	defer cancelStart()
@@ -195,17 +201,6 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 		return startErr
 	}
 
-	dc := droverConfig{
-		Settings:          set,
-		DatabaseURL:       (&url.URL{Scheme: "sqlite", Path: filepath.Join(dir, "center", "center.db")}).String(),
-		SecretKeyFile:     filepath.Join(dir, secretKeyFile),
-		NATSURL:           set.NATSURL(),
-		TemporalAddress:   set.TemporalAddress(),
-		TemporalNamespace: temporalserver.DefaultNamespace,
-		Server:            cfg.serves(partServer),
-		Roles:             cfg.roles,
-		ImagesDir:         filepath.Join(dir, "images"),
-	}
 	envFile := filepath.Join(dir, "dev.env")
 	say := func(what string) error {
 		if err := settings.WriteEnvironment(envFile, dc.environment()); err != nil {
@@ -252,28 +247,49 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 }
 
 // setUp makes what is in the data directory before any part runs. Processes that share it take turns.
-func (c *stackConfig) setUp(dir string) (*settings.Settings, error) {
+func (c *stackConfig) setUp(ctx context.Context, dir string, logger *zap.Logger) (droverConfig, error) {
 	turn, err := takeTurn(dir)
 	if err != nil {
-		return nil, err
+		return droverConfig{}, err
 	}
 	defer turn.Close()
 	set, err := settings.Load(dir, c.listen, settings.Serves{
-		Endpoint: c.serves(partServer), Temporal: c.serves(partTemporal), NATS: c.serves(partNATS), Transition: c.serves(partWorker),
+		Endpoint: c.serves(partServer), Temporal: c.serves(partTemporal), NATS: c.serves(partNATS), Transition: c.serves(partWorker), TLS: c.tls,
 	})
 	if err != nil {
-		return nil, err
+		return droverConfig{}, err
+	}
+	if host, _, _ := net.SplitHostPort(set.Listen); !set.TLS && c.serves(partServer) && !net.ParseIP(host).IsLoopback() && host != "localhost" {
+		return droverConfig{}, fmt.Errorf("the endpoint is to listen at %s, which is reached from other machines: give --tls", set.Listen)
 	}
 	for _, d := range []string{"center", "images"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
-			return nil, fmt.Errorf("make the data directory: %w", err)
+			return droverConfig{}, fmt.Errorf("make the data directory: %w", err)
 		}
 	}
-	// Not in the folder of the database: who takes that away has not the key.
-	if err := store.MakeKeyFile(filepath.Join(dir, secretKeyFile)); err != nil {
-		return nil, fmt.Errorf("make the secret key: %w", err)
+	dc := droverConfig{
+		Settings:          set,
+		DatabaseURL:       (&url.URL{Scheme: "sqlite", Path: filepath.Join(dir, "center", "center.db")}).String(),
+		SecretKeyFile:     filepath.Join(dir, secretKeyFile),
+		NATSURL:           set.NATSURL(),
+		TemporalAddress:   set.TemporalAddress(),
+		TemporalNamespace: temporalserver.DefaultNamespace,
+		Server:            c.serves(partServer),
+		Roles:             c.roles,
+		ImagesDir:         filepath.Join(dir, "images"),
 	}
-	return set, nil
+	// Not in the folder of the database: who takes that away has not the key.
+	if err := store.MakeKeyFile(dc.SecretKeyFile); err != nil {
+		return droverConfig{}, fmt.Errorf("make the secret key: %w", err)
+	}
+	if set.TLS {
+		dc.CAFile = filepath.Join(dir, caFile)
+		record := app.Connections{DatabaseURL: dc.DatabaseURL, SecretKeyFile: dc.SecretKeyFile}
+		if err := app.WriteAuthorities(ctx, record, dc.CAFile, logger); err != nil {
+			return droverConfig{}, err
+		}
+	}
+	return dc, nil
 }
 
 // freshTemporal reports whether the Temporal database in dir is a new one. It waits for the server, which may be another process's.
@@ -365,7 +381,12 @@ func ready(ctx context.Context, cfg droverConfig) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	transport, err := smc.Config{CAFile: cfg.CAFile}.Transport()
+	if err != nil {
+		return err
+	}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return err
 	}

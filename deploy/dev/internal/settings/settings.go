@@ -31,6 +31,8 @@ const (
 type Settings struct {
 	// Listen is the host and port of the endpoint.
 	Listen string `json:"listen"`
+	// TLS says that the endpoint and the transition host serve https.
+	TLS bool `json:"tls,omitempty"`
 	// Ports of the other servers, on 127.0.0.1.
 	Ports Ports `json:"ports"`
 	// Region and AccountID are what the center says it is.
@@ -52,6 +54,8 @@ type Ports struct {
 // run by other processes.
 type Serves struct {
 	Endpoint, Temporal, NATS, Transition bool
+	// TLS is what the user asked for; nil keeps what is kept.
+	TLS *bool
 }
 
 // Load reads the settings kept in dir, completes what is missing, and writes them back when that changed them. Processes that share dir
@@ -76,6 +80,9 @@ func Load(dir, listen string, serves Serves) (*Settings, error) {
 		}
 	}
 
+	if serves.TLS != nil {
+		s.TLS = *serves.TLS
+	}
 	if err := s.claimPorts(path, listen, serves); err != nil {
 		return nil, err
 	}
@@ -98,18 +105,22 @@ func Load(dir, listen string, serves Serves) (*Settings, error) {
 
 // Endpoint is the URL under which clients on this machine reach the endpoint.
 func (s *Settings) Endpoint() string {
+	scheme := "http://"
+	if s.TLS {
+		scheme = "https://"
+	}
 	listen := s.Listen
 	if listen == "" {
 		listen = DefaultListen // it was never served here
 	}
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return "http://" + listen // Load has checked it
+		return scheme + listen // Load has checked it
 	}
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = loopback
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // TemporalAddress is the host and port of the Temporal frontend.

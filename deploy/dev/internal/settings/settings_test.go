@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -117,5 +118,18 @@ func TestEnvironmentIsWhatTheShellReads(t *testing.T) {
 		out, err := exec.CommandContext(t.Context(), "sh", "-c", `. "$0" && sh -c 'printf %s "$V"'`, path).Output()
 		require.NoError(t, err)
 		assert.Equal(t, value, string(out))
+	}
+}
+
+func TestTLSIsKept(t *testing.T) {
+	dir := t.TempDir()
+	on, off := true, false
+	for _, step := range []struct {
+		asked  *bool
+		scheme string
+	}{{nil, "http://"}, {&on, "https://"}, {nil, "https://"}, {&off, "http://"}, {nil, "http://"}} {
+		set, err := Load(dir, "127.0.0.1:0", Serves{Endpoint: true, TLS: step.asked})
+		require.NoError(t, err)
+		assert.True(t, strings.HasPrefix(set.Endpoint(), step.scheme+"127.0.0.1:"), set.Endpoint())
 	}
 }
