@@ -73,6 +73,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig, log *zap.Logger) error {
 		probe:    replica.ProbeDisk,
 		after:    time.After,
 		wait:     agentapi.DefaultWait,
+		answers:  make(chan struct{}, 1),
 	}
 	err := a.run(ctx)
 	if ctx.Err() == nil {
@@ -98,6 +99,8 @@ type agent struct {
 	probe func(string) (replica.DiskInfo, error)
 	after func(time.Duration) <-chan time.Time
 	wait  time.Duration // of one request for work
+
+	answers chan struct{} // gets something when the center answers heartbeats again
 }
 
 func (a *agent) run(ctx context.Context) (err error) {
@@ -303,7 +306,12 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			outage.note(err)
 			due = min(rate, pause(outage.attempts)) // the center may take this server for lost: be back soon
 		default:
-			outage.over()
+			if outage.over() {
+				select {
+				case a.answers <- struct{}{}: // there may be work: it need not wait for the end of a pause
+				default:
+				}
+			}
 			rate = agentapi.DefaultHeartbeatRate
 			if resp.HeartbeatRateSeconds > 0 {
 				rate = time.Duration(resp.HeartbeatRateSeconds) * time.Second
@@ -348,6 +356,8 @@ type outage struct {
 	log   *zap.Logger
 	what  string
 	after func(time.Duration) <-chan time.Time
+	// answers, when there is one, ends a pause: somebody else has had an answer.
+	answers <-chan struct{}
 
 	attempts int
 }
@@ -371,17 +381,21 @@ func (o *outage) failed(ctx context.Context, err error) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-o.answers:
+		return nil
 	case <-o.after(pause(o.attempts)):
 		return nil
 	}
 }
 
-// over ends the outage, if there was one.
-func (o *outage) over() {
-	if o.attempts > 0 {
+// over ends the outage and reports whether there was one.
+func (o *outage) over() bool {
+	was := o.attempts > 0
+	if was {
 		o.log.Info("the center answers again", zap.String("request", o.what), zap.Int("failed_attempts", o.attempts))
 	}
 	o.attempts = 0
+	return was
 }
 
 // pause is how long to wait after so many failures in a row.

@@ -77,7 +77,7 @@ func TestAgentCopiesRealDisks(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.NoError(t, host.Prepare(ctx, "j-1", staged, 0))
+	require.NoError(t, host.Prepare(ctx, "j-1", staged))
 	var sent []int64
 	for run := 1; run <= 2; run++ {
 		session, err := host.OpenSession(ctx, replica.SessionSpec{JobID: "j-1", Run: run, Disks: staged, Params: replica.DefaultParams()})

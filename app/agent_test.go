@@ -271,7 +271,8 @@ func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
 			r.mu.Unlock()
 			return time.After(time.Millisecond)
 		},
-		wait: 200 * time.Millisecond,
+		wait:    200 * time.Millisecond,
+		answers: make(chan struct{}, 1),
 	}
 	return r
 }
@@ -500,6 +501,29 @@ func TestAgentRegistersWhenTheCenterComesBack(t *testing.T) {
 	r.stop()
 	assert.Len(t, r.logs.FilterLevelExact(zap.WarnLevel).All(), 1, "one warning for one outage")
 	assert.Equal(t, []time.Duration{1e9, 2e9, 4e9, 8e9, 16e9, 30e9, 30e9}, r.pauses[:7])
+}
+
+// The loop that asks for work does not wait for the end of its pause once a heartbeat has got through.
+func TestHeartbeatEndsThePauseOfAnOutage(t *testing.T) {
+	center := newFakeCenter(t)
+	center.set(func(c *fakeCenter) { c.down = true })
+	r := newAgent(t, firstStart(t, center))
+	a := r.agent
+	a.state = agentState{Endpoint: center.URL, Disks: a.cfg.Disks}
+	require.NoError(t, a.newClient(goodToken))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = a.heartbeats(ctx)
+	}()
+	defer func() { cancel(); <-ended }()
+	refused := center.count(func(c *fakeCenter) int { return c.refused })
+	eventually(t, "an outage", func() bool { return refused() >= 3 })
+	work := outage{log: zap.NewNop(), what: "request for work", after: func(time.Duration) <-chan time.Time { return nil }, answers: a.answers}
+	require.Empty(t, a.answers)
+	center.set(func(c *fakeCenter) { c.down = false })
+	require.NoError(t, work.failed(t.Context(), errors.New("down")), "a pause that never ends by itself")
 }
 
 func TestAgentRefusesASecondOneOnItsState(t *testing.T) {

@@ -70,7 +70,7 @@ func (a *agent) work(ctx context.Context) error {
 		served   int64 // generation last started
 		current  *task // the sync of it, until its outcome was seen
 		failures int   // syncs of it in a row that lost their session
-		outage   = outage{log: a.log, what: "request for work", after: a.after}
+		outage   = outage{log: a.log, what: "request for work", after: a.after, answers: a.answers}
 	)
 	defer func() {
 		if current != nil && !current.stop(stopTimeout) {
