@@ -615,6 +615,22 @@ func TestModifyJob(t *testing.T) {
 	require.Equal(t, job, show())
 }
 
+// Client tokens that are no longer remembered leave the record, whatever else is kept for ever.
+func TestClientTokensLeaveTheRecord(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	ids := f.fleet(2)
+	f.create(ids[0])
+	db := storetest.DB(t, f.database)
+	_, err := db.ExecContext(ctx, `UPDATE client_tokens SET created_at = 0`)
+	require.NoError(t, err)
+	f.create(ids[1])
+	retain(ctx, f.store, f.engine, Retention{}, nil, zap.NewNop())
+	var left int
+	require.NoError(t, db.QueryRowContext(ctx, `SELECT COUNT(*) FROM client_tokens`).Scan(&left))
+	require.Equal(t, 1, left)
+}
+
 // Replication parameters that mean nothing here are kept, echoed and named.
 func TestIgnoredReplicationParameters(t *testing.T) {
 	f := newFixture(t, quiet)

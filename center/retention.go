@@ -72,6 +72,7 @@ func retain(ctx context.Context, record *store.Store, engine Engine, retention R
 	forget("runs", retention.Runs > 0, func() (int64, error) { return record.ForgetRuns(ctx, max(retention.Runs, MinRuns)) })
 	forget("old runs", retention.RunAge > 0, func() (int64, error) { return record.ForgetRunsBefore(ctx, now.Add(-retention.RunAge), MinRuns) })
 	forget("records of the audit log", retention.Audit > 0, func() (int64, error) { return record.ForgetAudit(ctx, now.Add(-retention.Audit)) })
+	forget("client tokens", true, func() (int64, error) { return record.ForgetClientTokens(ctx) })
 	forget("events of the outbox", retention.Outbox > 0, func() (int64, error) {
 		from, err := heldFrom(ctx)
 		if err != nil {

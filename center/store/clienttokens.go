@@ -43,10 +43,12 @@ func (s *Store) rememberToken(ctx context.Context, tx *transaction, accountID, t
 	return err
 }
 
-// ForgetClientTokens drops the client tokens that are no longer remembered. A lookup does not find them anyway.
-func (s *Store) ForgetClientTokens(ctx context.Context) error {
-	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM client_tokens WHERE created_at <= ?`, millis(s.now().Add(-clientTokenLife)))
+// ForgetClientTokens drops the client tokens that are no longer remembered, and returns how many. A lookup does not find
+// them anyway.
+func (s *Store) ForgetClientTokens(ctx context.Context) (n int64, err error) {
+	err = s.write(ctx, func(tx *transaction) error {
+		n, err = rowsAffected(tx.ExecContext(ctx, `DELETE FROM client_tokens WHERE created_at <= ?`, millis(s.now().Add(-clientTokenLife))))
 		return err
 	})
+	return n, err
 }

@@ -135,7 +135,9 @@ func TestClientTokensAreForgotten(t *testing.T) {
 	require.NoError(t, f.BeginDelete(f.ctx, first, "delete"))
 	require.NoError(t, f.EndDelete(f.ctx, first, "deleted"))
 	f.clock.advance(7*24*time.Hour - time.Millisecond)
-	require.NoError(t, f.ForgetClientTokens(f.ctx))
+	forgotten, err := f.ForgetClientTokens(f.ctx)
+	require.NoError(t, err)
+	require.Zero(t, forgotten)
 	require.Equal(t, first, f.create(r))
 	require.Equal(t, wave, group())
 
@@ -145,7 +147,9 @@ func TestClientTokensAreForgotten(t *testing.T) {
 	require.Equal(t, second, f.create(r), "the token is the new job's now")
 	require.NotEqual(t, wave, group())
 	f.clock.advance(7 * 24 * time.Hour)
-	require.NoError(t, f.ForgetClientTokens(f.ctx))
+	forgotten, err = f.ForgetClientTokens(f.ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, forgotten)
 	var left int
 	require.NoError(t, f.db.QueryRowContext(f.ctx, `SELECT COUNT(*) FROM client_tokens`).Scan(&left))
 	require.Zero(t, left)
