@@ -510,6 +510,7 @@ func TestHeartbeatEndsThePauseOfAnOutage(t *testing.T) {
 	r := newAgent(t, firstStart(t, center))
 	a := r.agent
 	a.state = agentState{Endpoint: center.URL, Disks: a.cfg.Disks}
+	a.cfg.HTTPClient = http.DefaultClient
 	require.NoError(t, a.newClient(goodToken))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})

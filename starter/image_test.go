@@ -69,7 +69,7 @@ func transitionHost(t *testing.T) (e *endpoint, disks []string, root string) {
 		e.ticket.Disks = append(e.ticket.Disks, smc.ImageDisk{Index: i, SizeBytes: size, DeliveredSizeBytes: max(delivered, size)})
 	}
 	e.images[0].Disks = e.ticket.Disks
-	require.NoError(t, host.Prepare(ctx, spec.JobID, spec.Disks, 0))
+	require.NoError(t, host.Prepare(ctx, spec.JobID, spec.Disks))
 	session, err := host.OpenSession(ctx, spec)
 	require.NoError(t, err)
 	sent := make(chan error, 1)
