@@ -357,7 +357,7 @@ func TestAgentRegistersOnceAndKeepsItsIdentity(t *testing.T) {
 	require.Len(t, req.Server.Disks, 2)
 	assert.Equal(t, agentapi.Disk{
 		Index: 1, Path: cfg.Disks[1], SizeBytes: 1 << 20, UsedBytes: 1 << 19,
-		Parts: []agentapi.Part{{Device: "1_0", SizeBytes: 4096, CanBlock: true}, {Device: "1_1", SizeBytes: 8192, CanBlock: true}},
+		Parts: []agentapi.Part{{Device: "1_0", SizeBytes: 4096, CanBlock: true}, {Device: "1_1", SizeBytes: 8192, OffsetBytes: 4096, CanBlock: true}},
 	}, req.Server.Disks[1])
 	assert.True(t, req.Server.Disks[0].Parts[0].Need, "partitions of the system disk are needed")
 	assert.Equal(t, "0_0", req.Server.Disks[0].Parts[0].Device)
@@ -510,6 +510,7 @@ func TestHeartbeatEndsThePauseOfAnOutage(t *testing.T) {
 	r := newAgent(t, firstStart(t, center))
 	a := r.agent
 	a.state = agentState{Endpoint: center.URL, Disks: a.cfg.Disks}
+	a.saved = a.state
 	a.cfg.HTTPClient = http.DefaultClient
 	require.NoError(t, a.newClient(goodToken))
 	ctx, cancel := context.WithCancel(t.Context())
