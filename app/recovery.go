@@ -498,8 +498,13 @@ func renewStream(ctx context.Context, js jetstream.JetStream, report *reporter) 
 
 // checkRecord reports what is missing of the database's settings.
 func (c Connections) checkRecord() error {
-	c.NATSURL, c.TemporalAddress = "none", "none"
-	return c.Check()
+	if c.DatabaseURL == "" {
+		return errors.New("DATABASE_URL is not set: set it, or give --database-url")
+	}
+	if c.SecretKeyFile == "" {
+		return errors.New("DROVER_SECRET_KEY_FILE is not set: set it, or give --secret-key-file; for a new center make the file with: openssl rand -base64 32 > FILE")
+	}
+	return nil
 }
 
 // reporter writes lines for a person, and how far something is about once a second.
