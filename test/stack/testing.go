@@ -25,18 +25,20 @@ func ForTest(t testing.TB, options Options) *Stack {
 	ctx, cancel := context.WithTimeout(t.Context(), StartLimit)
 	defer cancel()
 	s, err := New(ctx, options)
+	t.Cleanup(func() {
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if logs := (&Stack{Dir: options.Dir}); t.Failed() {
+			t.Log(logs.Logs(25))
+			t.Log(keepLogs(t, logs.logs()))
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Log(s.Logs(25))
-			t.Log(keepLogs(t, s.logs()))
-		}
-	})
 	return s
 }
 
