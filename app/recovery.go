@@ -63,14 +63,14 @@ func (c *RebuildConfig) rebuild(ctx context.Context, record *store.Store, engine
 	if err != nil {
 		return fmt.Errorf("read whether the record was restored: %w", err)
 	}
-	// First the entities of another past are told from those that may go on, then numbers are given out.
-	if restored != nil {
-		if err := c.catchUp(ctx, record, restored, report, log); err != nil {
-			return err
-		}
-	}
 	rebuilt, err := engine.Rebuild(ctx, center.RebuildOptions{
 		Replace: c.Replace, Restored: restored != nil,
+		Prepare: func(ctx context.Context) error {
+			if restored == nil {
+				return nil
+			}
+			return c.catchUp(ctx, record, restored, report, log)
+		},
 		Progress: func(done, total int) { report.progress("start entities", int64(done), int64(total)) },
 	})
 	if errors.Is(err, center.ErrEntities) {

@@ -235,6 +235,9 @@ func (c ServerConfig) setVSwitches(ctx context.Context, record *store.Store) err
 func firstInStream(js jetstream.JetStream) func(context.Context) (uint64, error) {
 	return func(ctx context.Context) (uint64, error) {
 		stream, err := js.Stream(ctx, events.StreamName)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return 0, nil // it may be on its way; until then no event is in excess
+		}
 		if err != nil {
 			return 0, fmt.Errorf("stream %s: %w", events.StreamName, err)
 		}

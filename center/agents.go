@@ -62,7 +62,7 @@ func (e *Endpoint) authenticated(do func(*http.Request, *store.Source) (any, err
 		}
 		source, err := e.Store.SourceByToken(r.Context(), token)
 		if errors.Is(err, store.ErrNotFound) {
-			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its source server was deleted, or belongs to another center")
+			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its source server was deleted, belongs to another center, or came after the backup that this center was restored from; register it again with an activation code")
 		}
 		if err != nil {
 			return nil, err

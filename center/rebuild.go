@@ -26,6 +26,8 @@ type RebuildOptions struct {
 	// Restored says that the record was restored from a backup: entities that are there know another past, and without
 	// Replace they are an error; those that came to their end tell nothing of the jobs in the record.
 	Restored bool
+	// Prepare, which may be nil, is called before the first entity is started, when nothing stands in the way.
+	Prepare func(context.Context) error
 	// Progress, which may be nil, is told how many jobs of how many are done.
 	Progress func(done, total int)
 }
@@ -55,6 +57,11 @@ func (t *TemporalEngine) Rebuild(ctx context.Context, options RebuildOptions) (R
 	}
 	if options.Restored && len(open) > 0 && !options.Replace {
 		return rebuilt, fmt.Errorf("%w: %d of them, such as %s", ErrEntities, len(open), workflows.JobID(anyOf(open)))
+	}
+	if options.Prepare != nil {
+		if err := options.Prepare(ctx); err != nil {
+			return rebuilt, err
+		}
 	}
 	// Should this be cut off, the sweep of a server goes on with it.
 	if err := t.Store.ForgetWorkflows(ctx); err != nil {
