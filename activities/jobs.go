@@ -8,6 +8,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -36,13 +37,33 @@ func (a *Jobs) StartRun(ctx context.Context, in StartRunInput) (*store.RunStart,
 	return start, applicationError(err)
 }
 
-// StartDueRun is StartRun at a time that has come. A source that is Unavailable is waited for (CONTRACT: a start that is
-// due while the source is Unavailable): that failure is retried.
-func (a *Jobs) StartDueRun(ctx context.Context, in StartRunInput) (*store.RunStart, error) {
-	start, err := a.Store.StartRun(ctx, in.JobID, in.Key, in.Trigger, in.Type, in.CutOver)
+// StartDueRunInput asks for a job to become Running because its time has come.
+type StartDueRunInput struct {
+	JobID string
+	Key   string    // idempotency key of the transition
+	Due   time.Time // when the start was due
+}
+
+// StartDueRun is StartRun at a time that has come. A source that is Unavailable and a transition host that is not there are
+// waited for (CONTRACT: a start that is due while the source is Unavailable): these failures are retried.
+func (a *Jobs) StartDueRun(ctx context.Context, in StartDueRunInput) (*store.RunStart, error) {
+	start, err := a.Store.StartDueRun(ctx, in.JobID, in.Key, in.Due)
 	if code := smc.CodeOf(err); code == smc.CodeSourceServerStateInvalid || code == smc.CodeTransitionHostUnavailable {
 		return nil, temporal.NewApplicationError(err.Error(), code)
 	}
+	return start, applicationError(err)
+}
+
+// AdmitInput names a place in the queue of jobs that wait for a running slot.
+type AdmitInput struct {
+	JobID  string
+	Ticket int64
+}
+
+// Admit makes a queued job Running if its turn has come; else it stays queued, as the answer says. A job that no longer has
+// that place is Superseded.
+func (a *Jobs) Admit(ctx context.Context, in AdmitInput) (*store.RunStart, error) {
+	start, err := a.Store.Admit(ctx, in.JobID, in.Ticket)
 	return start, applicationError(err)
 }
 
@@ -72,9 +93,22 @@ func (a *Jobs) EndDelete(ctx context.Context, in MoveInput) error {
 	return applicationError(a.Store.EndDelete(ctx, in.JobID, in.Key))
 }
 
-// Modify changes what a ModifyReplicationJobAttribute call gives and returns when the job is due from now on.
+// Modify changes what a ModifyReplicationJobAttribute call gives and returns when the job moves by itself from now on.
 func (a *Jobs) Modify(ctx context.Context, in smc.ModifyReplicationJobAttributeRequest) (*store.Schedule, error) {
 	schedule, err := a.Store.ModifyJob(ctx, in)
+	return schedule, applicationError(err)
+}
+
+// ExpireInput names a job whose ValidTime has passed.
+type ExpireInput struct {
+	JobID string
+	Key   string    // idempotency key of the transition
+	AsOf  time.Time // when its entity saw that it had
+}
+
+// Expire makes a job Expired and returns when it is cleared. A job that is not to expire (any more) is Superseded.
+func (a *Jobs) Expire(ctx context.Context, in ExpireInput) (*store.Schedule, error) {
+	schedule, err := a.Store.Expire(ctx, in.JobID, in.Key, in.AsOf)
 	return schedule, applicationError(err)
 }
 
@@ -99,6 +133,7 @@ type JobState struct {
 	Run            int
 	Lap            int64  // number of the job's last transition
 	HostID         string // transition host that holds its staging; empty when released
+	Schedule       store.Schedule
 }
 
 // State reads a job. A job that is gone is Deleting: nothing is left but to end.
@@ -110,5 +145,5 @@ func (a *Jobs) State(ctx context.Context, jobID string) (*JobState, error) {
 	if err != nil {
 		return nil, applicationError(err)
 	}
-	return &JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID}, nil
+	return &JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID, Schedule: *job.Schedule()}, nil
 }

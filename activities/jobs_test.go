@@ -40,7 +40,7 @@ func TestJobsLife(t *testing.T) {
 	require.NoError(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "fail", Run: 1, Code: "Code", Info: "info"}))
 	state, err := jobs.State(t.Context(), id)
 	require.NoError(t, err)
-	require.Equal(t, &JobState{Status: smc.StatusInError, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 3, HostID: hostID}, state)
+	require.Equal(t, &JobState{Status: smc.StatusInError, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 3, HostID: hostID, Schedule: *f.job(id).Schedule()}, state)
 	require.NoError(t, f.doJob(jobs.BeginDelete, MoveInput{JobID: id, Key: "delete"}))
 	require.Equal(t, TypeSuperseded, applicationFailure(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "late", Run: 1})).Type())
 	for range 2 {
@@ -63,12 +63,17 @@ func TestStartWhileTheSourceIsAway(t *testing.T) {
 	failure := applicationFailure(t, f.doJob(jobs.StartRun, in))
 	require.Equal(t, smc.CodeSourceServerStateInvalid, failure.Type())
 	require.True(t, failure.NonRetryable())
-	in.Trigger, in.Type = smc.TriggerSchedule, smc.RunSchedule
-	failure = applicationFailure(t, f.doJob(jobs.StartDueRun, in))
+	due := StartDueRunInput{JobID: id, Key: "due", Due: time.Now()}
+	failure = applicationFailure(t, f.doJob(jobs.StartDueRun, due))
 	require.Equal(t, smc.CodeSourceServerStateInvalid, failure.Type())
 	require.False(t, failure.NonRetryable())
-	in.JobID = "j-none"
-	require.True(t, applicationFailure(t, f.doJob(jobs.StartDueRun, in)).NonRetryable())
+	require.Contains(t, f.job(id).Info(), "waits")
+	due.JobID = "j-none"
+	require.True(t, applicationFailure(t, f.doJob(jobs.StartDueRun, due)).NonRetryable())
+	failure = applicationFailure(t, f.doJob(jobs.Expire, ExpireInput{JobID: id, Key: "expired", AsOf: time.Now()}))
+	require.Equal(t, TypeSuperseded, failure.Type(), "its ValidTime has not passed")
+	require.NoError(t, f.doJob(jobs.Expire, ExpireInput{JobID: id, Key: "expired", AsOf: time.Now().Add(smc.DefaultValidity)}))
+	require.Equal(t, smc.StatusExpired, f.job(id).Status)
 }
 
 func TestFinishCutOver(t *testing.T) {

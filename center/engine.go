@@ -49,12 +49,9 @@ func (t *TemporalEngine) Begin(ctx context.Context, jobID string) error {
 func entityInput(job *store.Job) workflows.JobInput {
 	input := workflows.JobInput{
 		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence,
-		HostID: job.HostID, ScheduledStartAt: job.ScheduledStartAt, FirstStartAt: job.StartedAt,
+		HostID: job.HostID, Schedule: *job.Schedule(),
 	}
-	if !job.RunOnce() && job.Spec.Frequency != nil {
-		input.Frequency = time.Duration(*job.Spec.Frequency) * time.Hour
-	}
-	if job.Status == smc.StatusFinished || job.Status == smc.StatusDeleting {
+	if job.Status == smc.StatusFinished || job.Status == smc.StatusExpired || job.Status == smc.StatusDeleting {
 		input.HostID, input.ReleaseHost = "", job.HostID
 	}
 	return input
@@ -73,10 +70,13 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 		job, lookErr := t.Store.JobByID(ctx, jobID)
 		state := smc.JobState{}
 		if lookErr == nil {
-			state = smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus}
+			state = smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
 		}
 		if lookErr != nil || smc.Allowed(smc.Trigger(update), state) != nil {
 			return err
+		}
+		if state.Queued { // an entity that does not know of it learns so
+			_ = t.ask(ctx, jobID, workflows.UpdateAdmit, newRequestID(), workflows.AdmitRequest{Ticket: job.Queue.Ticket})
 		}
 		select {
 		case <-time.After(pause):

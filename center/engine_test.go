@@ -72,7 +72,7 @@ func TestBegin(t *testing.T) {
 	require.NoError(t, engine.Begin(t.Context(), job))
 	require.Equal(t, "job/"+job, c.started[0].ID)
 	require.Equal(t, activities.QueueCenter, c.started[0].TaskQueue)
-	require.Equal(t, workflows.JobInput{JobID: job, Status: smc.StatusReady, Lap: 1}, c.inputs[0])
+	require.Equal(t, workflows.JobInput{JobID: job, Status: smc.StatusReady, Lap: 1, Schedule: c.inputs[0].Schedule}, c.inputs[0])
 	missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
 	require.NoError(t, err)
 	require.Empty(t, missing)
@@ -94,9 +94,9 @@ func TestEntityInput(t *testing.T) {
 	}
 	require.Equal(t, workflows.JobInput{
 		JobID: "j-1", Status: smc.StatusWaiting, BusinessStatus: smc.BusinessCleaning, Run: 2, Lap: 9, HostID: hostID,
-		FirstStartAt: at, Frequency: 6 * time.Hour,
+		Schedule: *job.Schedule(),
 	}, entityInput(job))
-	for _, status := range []smc.JobStatus{smc.StatusFinished, smc.StatusDeleting} {
+	for _, status := range []smc.JobStatus{smc.StatusFinished, smc.StatusExpired, smc.StatusDeleting} {
 		job.Status = status
 		input := entityInput(job)
 		require.Empty(t, input.HostID)

@@ -335,7 +335,8 @@ func imageDisks(image *store.Image) smc.List[smc.ImageDisk] {
 const imageTicketLife = 24 * time.Hour
 
 func (e *Endpoint) getImageTicket(ctx context.Context, c *call, r *smc.GetImageTicketRequest) (*smc.GetImageTicketResult, error) {
-	image, err := e.Store.Image(ctx, c.accountID, r.ImageID)
+	expires := c.now.Add(imageTicketLife)
+	image, err := e.Store.HoldImage(ctx, c.accountID, r.ImageID, expires)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, smc.Errorf(smc.CodeInvalidImageIDNotFound, "image %s does not exist: DescribeImages lists those there are", r.ImageID)
 	}
@@ -346,7 +347,6 @@ func (e *Endpoint) getImageTicket(ctx context.Context, c *call, r *smc.GetImageT
 	if err != nil {
 		return nil, err
 	}
-	expires := c.now.Add(imageTicketLife)
 	return &smc.GetImageTicketResult{
 		ImageID: image.ImageID, URL: url, Token: replica.SignToken(e.DataPlaneKey, replica.TokenImage, image.ImageID, expires),
 		ExpirationTime: smc.FormatTime(expires), Disks: imageDisks(image),

@@ -19,8 +19,8 @@ const (
 	nonceSweep   = 5 * time.Minute
 )
 
-// Sweep keeps the record true until ctx is done: it starts entities that are missing, makes sources Unavailable that
-// have fallen silent, and forgets nonces that have expired. Any number of centers on one store may sweep at once.
+// Sweep keeps the record true until ctx is done: it starts entities that are missing, has queued jobs run when their turn comes,
+// makes sources Unavailable that have fallen silent, and forgets nonces that have expired. Any number of centers on one store may sweep at once.
 func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -29,6 +29,7 @@ func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Log
 			removeDeleting(ctx, record, engine, log)
 		})
 	})
+	group.Go(func() error { return newAdmission(record, engine, log).run(ctx) })
 	group.Go(func() error {
 		return every(ctx, nonceSweep, func() {
 			if err := record.ForgetNonces(ctx); err != nil && ctx.Err() == nil {

@@ -41,6 +41,8 @@ const (
 	MaxValidity          = 90 * 24 * time.Hour
 	DefaultValidity      = 30 * 24 * time.Hour
 	MaxScheduleAhead     = 30 * 24 * time.Hour
+	// ExpiredRetention is how long an Expired job is kept before it is cleared.
+	ExpiredRetention = 7 * 24 * time.Hour
 )
 
 // CreateReplicationJobRequest describes a job. Only RegionId and SourceId are required.

@@ -26,6 +26,12 @@ const (
 	UpdateModify  = "Modify"
 )
 
+// UpdateAdmit tells a job that is queued that a running slot may be free for it. It comes from the center itself.
+const UpdateAdmit = "Admit"
+
+// AdmitRequest is the argument of UpdateAdmit: the ticket of the job's place in the queue.
+type AdmitRequest struct{ Ticket int64 }
+
 // JobID returns the workflow id of a job's entity: job/<JobId>.
 func JobID(jobID string) string { return "job/" + jobID }
 
@@ -38,10 +44,9 @@ type JobInput struct {
 	Lap            int64 // number of the transition that started or resumed the run
 	HostID         string
 	// ReleaseHost is the host whose staging of the job is still to be removed.
-	ReleaseHost      string
-	Frequency        time.Duration // 0: a one-time job
-	ScheduledStartAt time.Time     // zero: started by hand
-	FirstStartAt     time.Time     // origin of the grid; zero before the first start
+	ReleaseHost string
+	// Schedule is when the job moves by itself.
+	Schedule store.Schedule
 	// Requests are the ids of the latest updates that were carried out. Temporal deduplicates update ids within one
 	// run of a workflow only; these carry it over continue-as-new.
 	Requests []string
@@ -55,6 +60,11 @@ const rememberedRequests = 32
 // suggests it.
 const restingHistory = 120
 
+// maxUpdates is how many updates one run of an entity takes before it refuses those that change nothing but a job's
+// attributes. Temporal takes 2,000, and a job that is Running cannot continue as new: the rest is for Stop and whatever else
+// moves the job.
+const maxUpdates = 1500
+
 // CutOverRequest is the argument of UpdateCutOver.
 type CutOverRequest struct{ SyncData bool }
 
@@ -65,13 +75,15 @@ type entity struct {
 	mutex workflow.Mutex
 	// cancelRun ends the run that is going, if one is.
 	cancelRun workflow.CancelFunc
-	// due is the scheduled start that is being attempted, if one is.
+	// due is the start that is awaited or attempted, if one is.
 	due *dueStart
-	// rescheduled says that the times of due starts have changed.
-	rescheduled bool
+	// changed says that what the job waits for may have changed.
+	changed bool
+	// updates counts the updates that this run of the entity has taken.
+	updates int
 }
 
-// dueStart is an attempt to start a run because its time has come.
+// dueStart is a start by itself, from the wait for its time to the outcome of the attempt.
 type dueStart struct {
 	cancel workflow.CancelFunc
 	done   bool
@@ -90,18 +102,17 @@ func ReplicationJob(ctx workflow.Context, in JobInput) error {
 			if err := e.run(ctx); err != nil {
 				return err
 			}
-		case e.ReleaseHost != "":
-			if err := e.release(ctx); err != nil {
+		case e.released():
+			return e.endDelete(ctx)
+		case e.lapsed(ctx):
+			if err := e.lapse(ctx); err != nil {
 				return err
 			}
-		case e.Status == smc.StatusDeleting:
-			return e.endDelete(ctx)
 		case e.historyFull(ctx):
-			e.withdrawDue(ctx)
 			if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
 				return err
 			}
-			if e.resting() {
+			if e.Status != smc.StatusRunning && !e.released() {
 				return workflow.NewContinueAsNewError(ctx, ReplicationJob, e.JobInput)
 			}
 		default:
@@ -112,48 +123,43 @@ func ReplicationJob(ctx workflow.Context, in JobInput) error {
 	}
 }
 
-// resting reports whether there is nothing to do but wait.
-func (e *entity) resting() bool {
-	return e.Status != smc.StatusRunning && e.Status != smc.StatusDeleting && e.ReleaseHost == ""
-}
+// released reports whether nothing is left of a job that is being deleted but its row.
+func (e *entity) released() bool { return e.Status == smc.StatusDeleting && e.ReleaseHost == "" }
 
 func (e *entity) historyFull(ctx workflow.Context) bool {
 	info := workflow.GetInfo(ctx)
 	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > restingHistory
 }
 
-// rest waits until there is something to do; a start that is due meanwhile is attempted.
+// rest waits until there is something to do. Meanwhile a start that is due is attempted and the staging that is to go is
+// released, both without history while they wait: for the source, or for the host.
 func (e *entity) rest(ctx workflow.Context) error {
-	e.rescheduled = false
+	e.changed = false
+	ctx, cancel := workflow.WithCancel(ctx)
+	defer cancel()
 	e.awaitDue(ctx)
-	armed := e.due != nil
+	var lapse workflow.Future
+	if at, ok := e.Schedule.Lapse(e.Status); ok {
+		lapse = workflow.NewTimer(ctx, at.Sub(workflow.Now(ctx)))
+	}
+	if e.ReleaseHost != "" {
+		e.release(ctx)
+	}
 	err := workflow.Await(ctx, func() bool {
-		// An update that came to nothing (a refusal of the store, a request seen before) has withdrawn the due start all
-		// the same: it is set again once no update is at work.
-		withdrawn := armed && e.due == nil && !e.mutex.IsLocked()
-		return !e.resting() || e.historyFull(ctx) || withdrawn || e.rescheduled && !e.mutex.IsLocked()
+		if e.Status == smc.StatusRunning || e.released() || lapse != nil && lapse.IsReady() || e.historyFull(ctx) {
+			return true
+		}
+		return e.changed && !e.mutex.IsLocked()
 	})
+	cancel()
 	e.withdrawDue(ctx)
 	return err
-}
-
-// nextDue returns when the job is to be started by itself: at its ScheduledStartTime, or at the next point of the grid
-// (CONTRACT: Grid).
-func (e *entity) nextDue(now time.Time) (time.Time, bool) {
-	switch {
-	case e.Status == smc.StatusReady && !e.ScheduledStartAt.IsZero():
-		return e.ScheduledStartAt, true
-	case e.Status == smc.StatusWaiting && e.Frequency > 0 && !e.FirstStartAt.IsZero():
-		points := int64(now.Sub(e.FirstStartAt)/e.Frequency) + 1
-		return e.FirstStartAt.Add(time.Duration(points) * e.Frequency), true
-	}
-	return time.Time{}, false
 }
 
 // awaitDue starts the next due run when its time comes, in the background. While the source is Unavailable the start
 // is attempted again and again by the activity's retries, which leave no history.
 func (e *entity) awaitDue(ctx workflow.Context) {
-	at, ok := e.nextDue(workflow.Now(ctx))
+	at, ok := e.Schedule.Due(e.Status)
 	if !ok {
 		return
 	}
@@ -165,24 +171,27 @@ func (e *entity) awaitDue(ctx workflow.Context) {
 		if err := workflow.Sleep(ctx, at.Sub(workflow.Now(ctx))); err != nil {
 			return
 		}
+		if e.lapsed(ctx) {
+			return // expiry beats a due run
+		}
 		options := workflow.GetActivityOptions(onCenter(ctx))
 		options.WaitForCancellation = true // a start that is under way is let finish: its outcome must be known
 		options.RetryPolicy = &temporal.RetryPolicy{InitialInterval: 30 * time.Second, BackoffCoefficient: 1}
 		var jobs *activities.Jobs
 		var start store.RunStart
-		err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), jobs.StartDueRun, activities.StartRunInput{
-			JobID: e.JobID, Trigger: smc.TriggerSchedule, Type: smc.RunSchedule, Key: "due/" + at.UTC().Format(time.RFC3339),
+		err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), jobs.StartDueRun, activities.StartDueRunInput{
+			JobID: e.JobID, Key: "due/" + at.UTC().Format(time.RFC3339), Due: at,
 		}).Get(ctx, &start)
 		switch {
 		case err == nil:
-			e.started(ctx, start)
+			e.started(start)
 		case temporal.IsCanceledError(err):
 		default:
 			workflow.GetLogger(ctx).Error("a due run was not started", "due", at, "error", err)
 			// The store knows better than the entity what may be started, or has started it for an attempt whose answer was
 			// lost.
 			if err := e.adopt(ctx); err == nil {
-				e.rescheduled = e.Status == smc.StatusWaiting
+				e.changed = true
 			}
 		}
 	})
@@ -198,6 +207,62 @@ func (e *entity) withdrawDue(ctx workflow.Context) {
 	_ = workflow.Await(ctx, func() bool { return due.done }) // ends only with the workflow itself
 	if e.due == due {
 		e.due = nil
+	}
+}
+
+// lapsed reports whether the job's time is over: it is to expire, or to be cleared after it did.
+func (e *entity) lapsed(ctx workflow.Context) bool {
+	at, ok := e.Schedule.Lapse(e.Status)
+	return ok && !at.After(workflow.Now(ctx))
+}
+
+// lapse expires a job whose ValidTime has passed, and clears one that has been Expired for long enough (CONTRACT: ValidTime).
+func (e *entity) lapse(ctx workflow.Context) error {
+	if err := e.mutex.Lock(ctx); err != nil {
+		return err
+	}
+	defer e.mutex.Unlock()
+	switch {
+	case !e.lapsed(ctx):
+		return nil
+	case e.Status != smc.StatusExpired:
+		return e.expire(ctx)
+	}
+	var jobs *activities.Jobs
+	err := workflow.ExecuteActivity(onCenter(ctx), jobs.BeginDelete, activities.MoveInput{JobID: e.JobID, Key: "cleared"}).Get(ctx, nil)
+	if errorType(err) != "" {
+		return e.adopt(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	e.end(smc.StatusDeleting)
+	return nil
+}
+
+// expire makes the job Expired. Its caller holds the mutex.
+func (e *entity) expire(ctx workflow.Context) error {
+	var jobs *activities.Jobs
+	var schedule store.Schedule
+	err := workflow.ExecuteActivity(onCenter(ctx), jobs.Expire, activities.ExpireInput{
+		JobID: e.JobID, Key: "expired", AsOf: workflow.Now(ctx),
+	}).Get(ctx, &schedule)
+	if errorType(err) != "" {
+		return e.adopt(ctx) // another ValidTime holds, or the job is Running: the store is right
+	}
+	if err != nil {
+		return err
+	}
+	e.Schedule = schedule
+	e.end(smc.StatusExpired)
+	return nil
+}
+
+// end takes over a status in which the job has no more runs: its transition resources are released.
+func (e *entity) end(status smc.JobStatus) {
+	e.Status, e.Schedule.Queued = status, 0
+	if e.HostID != "" {
+		e.ReleaseHost, e.HostID = e.HostID, ""
 	}
 }
 
@@ -221,19 +286,22 @@ func (e *entity) serve(ctx workflow.Context) error {
 				JobID: e.JobID, Key: key, Trigger: trigger, Type: smc.RunManual, CutOver: cutOver,
 			}).Get(ctx, &start)
 			if err == nil {
-				e.started(ctx, start)
+				e.started(start)
 			}
 			return err
 		}
 	}
 	stop := move(jobs.Stop, func() {
+		if e.Status != smc.StatusRunning {
+			return // a start that was queued is withdrawn
+		}
 		e.Status = smc.StatusStopped
 		if e.cancelRun != nil {
 			e.cancelRun()
 		}
 	})
-	finish := move(jobs.FinishCutOver, func() { e.Status, e.ReleaseHost, e.HostID = smc.StatusFinished, e.HostID, "" })
-	remove := move(jobs.BeginDelete, func() { e.Status, e.ReleaseHost, e.HostID = smc.StatusDeleting, e.HostID, "" })
+	finish := move(jobs.FinishCutOver, func() { e.end(smc.StatusFinished) })
+	remove := move(jobs.BeginDelete, func() { e.end(smc.StatusDeleting) })
 
 	return errors.Join(
 		handle(ctx, e, UpdateStart, smc.TriggerStart, func(ctx workflow.Context, key string, _ struct{}) error {
@@ -242,7 +310,14 @@ func (e *entity) serve(ctx workflow.Context) error {
 		handle(ctx, e, UpdateRun, smc.TriggerRun, func(ctx workflow.Context, key string, _ struct{}) error {
 			return start(smc.TriggerRun, store.CutOverNone)(ctx, key)
 		}),
-		handle(ctx, e, UpdateStop, smc.TriggerStop, func(ctx workflow.Context, key string, _ struct{}) error { return stop(ctx, key) }),
+		handle(ctx, e, UpdateStop, smc.TriggerStop, func(ctx workflow.Context, key string, _ struct{}) error {
+			queued := e.Schedule.Queued != 0
+			if err := stop(ctx, key); err != nil || !queued {
+				return err
+			}
+			return e.adopt(ctx) // what it waits for without it, the store knows
+		}),
+		e.takeAdmissions(ctx),
 		handle(ctx, e, UpdateCutOver, smc.TriggerCutOver, func(ctx workflow.Context, key string, in CutOverRequest) error {
 			if in.SyncData {
 				return start(smc.TriggerCutOver, store.CutOverSyncData)(ctx, key)
@@ -255,7 +330,7 @@ func (e *entity) serve(ctx workflow.Context) error {
 			if err := workflow.ExecuteActivity(onCenter(ctx), jobs.Modify, in).Get(ctx, &schedule); err != nil {
 				return err
 			}
-			e.Frequency, e.ScheduledStartAt, e.rescheduled = schedule.Frequency, schedule.ScheduledStartAt, true
+			e.Schedule = schedule
 			return nil
 		}),
 		handle(ctx, e, UpdateDelete, smc.TriggerDelete, func(ctx workflow.Context, key string, _ struct{}) error { return remove(ctx, key) }),
@@ -268,17 +343,27 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 		if slices.Contains(e.Requests, workflow.GetCurrentUpdateInfo(ctx).ID) {
 			return nil
 		}
+		if err := e.hasRoom(name); err != nil {
+			return err
+		}
 		return e.allowed(trigger)
 	}
 	return workflow.SetUpdateHandlerWithOptions(ctx, name, func(ctx workflow.Context, in In) error {
 		request := workflow.GetCurrentUpdateInfo(ctx).ID
+		e.updates++
 		if err := e.mutex.Lock(ctx); err != nil {
 			return err
 		}
 		defer e.mutex.Unlock()
 		e.withdrawDue(ctx)
+		e.changed = true // also when this comes to nothing: the start that was withdrawn is set again
 		if slices.Contains(e.Requests, request) {
 			return nil
+		}
+		if e.lapsed(ctx) && e.Status != smc.StatusExpired {
+			if err := e.expire(ctx); err != nil {
+				return err
+			}
 		}
 		// The job may have moved while this request waited for its turn.
 		if err := e.allowed(trigger); err != nil {
@@ -303,9 +388,61 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 	}, workflow.UpdateHandlerOptions{Validator: validate})
 }
 
+// takeAdmissions registers the handler of UpdateAdmit. A tell that comes too early, too late or twice changes nothing: the
+// store admits each place in the queue once, when its turn has come.
+func (e *entity) takeAdmissions(ctx workflow.Context) error {
+	stale := func(in AdmitRequest) bool {
+		switch e.Status {
+		case smc.StatusReady, smc.StatusStopped, smc.StatusInError, smc.StatusWaiting:
+			return e.Schedule.Queued > in.Ticket
+		case smc.StatusRunning, smc.StatusFinished, smc.StatusExpired, smc.StatusDeleting:
+		}
+		return true
+	}
+	return workflow.SetUpdateHandlerWithOptions(ctx, UpdateAdmit, func(ctx workflow.Context, in AdmitRequest) error {
+		e.updates++
+		if err := e.mutex.Lock(ctx); err != nil {
+			return err
+		}
+		defer e.mutex.Unlock()
+		e.withdrawDue(ctx)
+		e.changed = true
+		if stale(in) {
+			return nil
+		}
+		if e.lapsed(ctx) {
+			return e.expire(ctx)
+		}
+		var jobs *activities.Jobs
+		var start store.RunStart
+		err := workflow.ExecuteActivity(onCenter(ctx), jobs.Admit, activities.AdmitInput{JobID: e.JobID, Ticket: in.Ticket}).Get(ctx, &start)
+		if errorType(err) == activities.TypeSuperseded {
+			return e.adopt(ctx)
+		}
+		if err == nil {
+			e.started(start)
+		}
+		return err
+	}, workflow.UpdateHandlerOptions{Validator: func(_ workflow.Context, in AdmitRequest) error {
+		if stale(in) { // a refusal leaves no history
+			return temporal.NewNonRetryableApplicationError(fmt.Sprintf("job %s is %s and does not wait for a running slot", e.JobID, e.Status), activities.TypeSuperseded, nil)
+		}
+		return nil
+	}})
+}
+
+// hasRoom refuses a change of attributes that would take the room of what moves the job.
+func (e *entity) hasRoom(update string) error {
+	if update != UpdateModify || e.updates < maxUpdates || e.Status != smc.StatusRunning {
+		return nil
+	}
+	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(
+		"job %s was changed %d times since its run began: change it again when the run has ended; Stop works", e.JobID, e.updates), smc.CodeThrottlingUser, nil)
+}
+
 // allowed applies the table of job states. The phase of a run is the store's to judge: the entity does not follow it.
 func (e *entity) allowed(trigger smc.Trigger) error {
-	state := smc.JobState{Status: e.Status, BusinessStatus: smc.BusinessSyncing}
+	state := smc.JobState{Status: e.Status, BusinessStatus: smc.BusinessSyncing, Queued: e.Schedule.Queued != 0}
 	err := smc.Allowed(trigger, state)
 	if err == nil {
 		return nil
@@ -315,11 +452,13 @@ func (e *entity) allowed(trigger smc.Trigger) error {
 }
 
 // started takes over what a start set in motion.
-func (e *entity) started(ctx workflow.Context, start store.RunStart) {
-	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = smc.StatusRunning, start.BusinessStatus, start.Run, start.Lap, start.HostID
-	if e.FirstStartAt.IsZero() {
-		e.FirstStartAt = workflow.Now(ctx).UTC()
+func (e *entity) started(start store.RunStart) {
+	e.Schedule = start.Schedule
+	if start.Queued != 0 || start.Over {
+		e.changed = true
+		return
 	}
+	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = smc.StatusRunning, start.BusinessStatus, start.Run, start.Lap, start.HostID
 }
 
 // run does the current run as a child workflow and takes over the status it ends with.
@@ -378,22 +517,37 @@ func (e *entity) adopt(ctx workflow.Context) error {
 		return err
 	}
 	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = state.Status, state.BusinessStatus, state.Run, state.Lap, state.HostID
-	if e.Status == smc.StatusFinished || e.Status == smc.StatusDeleting {
-		e.ReleaseHost, e.HostID = e.HostID, ""
+	e.Schedule = state.Schedule
+	if e.Status == smc.StatusFinished || e.Status == smc.StatusExpired || e.Status == smc.StatusDeleting {
+		e.end(e.Status)
 	}
 	return nil
 }
 
-// release removes the staging of the job from the host that held it. It waits for that host as long as it takes.
-func (e *entity) release(ctx workflow.Context) error {
-	var replication *activities.Replication
-	err := workflow.ExecuteActivity(onHost(ctx, e.ReleaseHost, time.Hour), replication.Release, e.JobID).Get(ctx, nil)
-	if err != nil {
-		return err
-	}
-	e.ReleaseHost = ""
-	return nil
+// release removes the staging of the job from the host that held it, in the background. It waits for that host as long as it
+// takes, until ctx is done.
+func (e *entity) release(ctx workflow.Context) {
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		var replication *activities.Replication
+		for {
+			err := workflow.ExecuteActivity(onHost(ctx, e.ReleaseHost, time.Hour), replication.Release, e.JobID).Get(ctx, nil)
+			if err == nil {
+				e.ReleaseHost, e.changed = "", true
+				return
+			}
+			if ctx.Err() != nil {
+				return // the next rest begins it again: what is released already is no error
+			}
+			workflow.GetLogger(ctx).Error("the staging was not released, it is tried again", "host", e.ReleaseHost, "error", err)
+			if workflow.Sleep(ctx, releaseAgain) != nil {
+				return
+			}
+		}
+	})
 }
+
+// releaseAgain is how long an entity waits after its host refused to release the staging.
+const releaseAgain = time.Hour
 
 // endDelete removes the job from the store; the entity ends with it.
 func (e *entity) endDelete(ctx workflow.Context) error {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,14 +39,23 @@ type record struct {
 	*store.Store
 	t               *testing.T
 	sourceID, jobID string
+	// clock is that of the scenario, once there is one.
+	clock atomic.Pointer[func() time.Time]
+}
+
+func (r *record) now() time.Time {
+	if clock := r.clock.Load(); clock != nil {
+		return (*clock)()
+	}
+	return time.Now()
 }
 
 // newRecord makes a job that is incremental when frequency, in hours, is not 0.
-func newRecord(t *testing.T, frequency int) *record {
+func newRecord(t *testing.T, frequency int, changes ...func(*smc.CreateReplicationJobRequest)) *record {
 	t.Helper()
 	r := &record{t: t}
 	var err error
-	r.Store, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"))
+	r.Store, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"), store.WithClock(r.now))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
 	require.NoError(t, r.HostHeartbeat(t.Context(), testHost, "http://host"))
@@ -60,9 +70,21 @@ func newRecord(t *testing.T, frequency int) *record {
 		once, keep := false, 2
 		spec.RunOnce, spec.Frequency, spec.MaxNumberOfImageToKeep = &once, &frequency, &keep
 	}
+	for _, change := range changes {
+		change(&spec)
+	}
 	r.jobID, err = r.CreateJob(t.Context(), testAccount, spec, 10)
 	require.NoError(t, err)
 	return r
+}
+
+// input is what the job's entity starts from.
+func (r *record) input() JobInput {
+	r.t.Helper()
+	job := r.job()
+	return JobInput{
+		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID, Schedule: *job.Schedule(),
+	}
 }
 
 // job returns the job as the API would show it, or nil when it is gone.
@@ -191,24 +213,29 @@ type scenario struct {
 	input JobInput
 	// activities counts the attempts of each activity.
 	attempts map[string]int
+	ids      map[string]map[string]bool // of each activity, those that were scheduled
 	children []RunInput
+	// hostGone keeps the transition host from reporting.
+	hostGone bool
 	mu       sync.Mutex
 }
 
-func newScenario(t *testing.T, frequency int) *scenario {
+func newScenario(t *testing.T, frequency int, changes ...func(*smc.CreateReplicationJobRequest)) *scenario {
 	t.Helper()
-	r := newRecord(t, frequency)
-	return newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: time.Duration(frequency) * time.Hour})
+	r := newRecord(t, frequency, changes...)
+	return newScenarioOf(r, r.input())
 }
 
 func newScenarioOf(r *record, input JobInput) *scenario {
 	s := &scenario{
-		record: r, host: &host{store: r, failures: map[string][]error{}}, input: input, attempts: map[string]int{},
+		record: r, host: &host{store: r, failures: map[string][]error{}}, input: input, attempts: map[string]int{}, ids: map[string]map[string]bool{},
 	}
 	suite := new(testsuite.WorkflowTestSuite)
 	suite.SetLogger(testLogger{r.t})
 	s.env = suite.NewTestWorkflowEnvironment()
 	s.env.SetTestTimeout(20 * time.Second)
+	clock := s.env.Now
+	r.clock.Store(&clock)
 	s.env.RegisterWorkflow(ReplicationJob)
 	s.env.RegisterWorkflow(ReplicationRun)
 	s.env.RegisterActivity(&activities.Jobs{Store: r.Store})
@@ -221,7 +248,15 @@ func newScenarioOf(r *record, input JobInput) *scenario {
 	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.attempts[info.ActivityType.Name]++
+		name := info.ActivityType.Name
+		s.attempts[name]++
+		if s.ids[name] == nil {
+			s.ids[name] = map[string]bool{}
+		}
+		s.ids[name][info.ActivityID] = true
+		if !s.hostGone {
+			require.NoError(s.t, s.record.HostHeartbeat(context.Background(), testHost, "http://host"))
+		}
 	})
 	s.env.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
 		var in RunInput
@@ -564,11 +599,19 @@ func TestDeleteOfARunningJobIsRefused(t *testing.T) {
 }
 
 // scheduled is a scenario of a job that is to start by itself an hour from now.
-func scheduled(t *testing.T) *scenario {
+func scheduled(t *testing.T, changes ...func(*smc.CreateReplicationJobRequest)) *scenario {
 	t.Helper()
-	s := newScenario(t, 0)
-	s.input.ScheduledStartAt = s.env.Now().Add(time.Hour)
-	return s
+	return newScenario(t, 0, append(changes, startsAt(time.Now().Add(time.Hour)))...)
+}
+
+// startsAt sets ScheduledStartTime, up to a second later: times of the API have no fractions.
+func startsAt(at time.Time) func(*smc.CreateReplicationJobRequest) {
+	return func(spec *smc.CreateReplicationJobRequest) { spec.ScheduledStartTime = apiTime(at) }
+}
+
+func apiTime(at time.Time) *string {
+	text := smc.FormatTime(at.Add(time.Second))
+	return &text
 }
 
 func TestScheduledStart(t *testing.T) {
@@ -603,7 +646,7 @@ func TestScheduledStartIsWithdrawn(t *testing.T) {
 }
 
 func (s *scenario) offline() {
-	_, err := s.MarkOffline(context.Background(), time.Now().Add(time.Hour))
+	_, err := s.MarkOffline(context.Background(), s.env.Now().Add(time.Hour))
 	require.NoError(s.t, err)
 }
 
@@ -617,17 +660,10 @@ func TestDueStartWaitsForItsSource(t *testing.T) {
 	var waiting *store.Job
 	// The test environment ends an activity after its tenth attempt, which Temporal does not.
 	s.at(time.Hour+4*time.Minute, func() { waiting = s.job(); s.online() })
-	due := map[string]bool{}
-	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-		if info.ActivityType.Name == "StartDueRun" {
-			s.attempts[info.ActivityType.Name]++
-			due[info.ActivityID] = true
-		}
-	})
 	require.NoError(t, s.runUntil(5*time.Hour))
 	require.Equal(t, smc.StatusReady, waiting.Status)
 	require.Equal(t, 9, s.attempts["StartDueRun"], "every half a minute")
-	require.Len(t, due, 1, "attempts of one activity: they leave no history")
+	require.Len(t, s.ids["StartDueRun"], 1, "attempts of one activity: they leave no history")
 	require.Equal(t, smc.StatusFinished, s.job().Status)
 }
 
@@ -673,13 +709,20 @@ func TestGridSkipsPointsOfARunThatGoesOn(t *testing.T) {
 	s := newScenario(t, 1)
 	s.env.OnActivity("Process", mock.Anything, mock.Anything).After(150 * time.Minute).Return(s.host.Process)
 	s.update(0, UpdateStart)
-	require.NoError(t, s.runUntil(5*time.Hour+59*time.Minute))
-	require.Len(t, s.job().Runs, 2, "the first took 2 h 40, the second began at 3 h: what was missed is not made up for")
+	var made, next *store.Job
+	s.at(3*time.Hour, func() { made = s.job() })
+	s.at(5*time.Hour+30*time.Minute, func() { next = s.job() })
+	require.NoError(t, s.runUntil(6*time.Hour))
+	require.Len(t, made.Runs, 2, "the first took 2 h 40: what was missed is made up for at once, by one run")
+	require.WithinDuration(t, made.StartedAt.Add(160*time.Minute), made.Runs[1].StartedAt, time.Minute)
+	require.Equal(t, smc.RunSchedule, made.Runs[1].Type)
+	require.Contains(t, made.Info(), "missed 2 of the points for a run (2 while a run was still going on)")
+	require.Contains(t, next.Info(), "missed 3 of the points", "what the second run missed, and no longer what the first did")
 }
 
 func TestRequestIsCarriedOutOnce(t *testing.T) {
 	r := newRecord(t, 24)
-	first := newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: 24 * time.Hour})
+	first := newScenarioOf(r, r.input())
 	started := first.request(0, UpdateStart, "R1")
 	run := first.request(time.Hour, UpdateRun, "R2")
 	first.at(time.Hour+time.Minute, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
@@ -702,13 +745,13 @@ func TestRequestIsCarriedOutOnce(t *testing.T) {
 // A request seen before changes nothing, and so must not withdraw the grid's next point.
 func TestRepeatedRequestKeepsTheGrid(t *testing.T) {
 	r := newRecord(t, 6)
-	first := newScenarioOf(r, JobInput{JobID: r.jobID, Status: smc.StatusReady, Frequency: 6 * time.Hour})
+	first := newScenarioOf(r, r.input())
 	first.request(0, UpdateStart, "R1")
 	first.at(time.Minute, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
 	input := requireContinuesAsNew(t, first.runUntil(100*time.Hour))
 
 	next := newScenarioOf(r, input)
-	next.env.SetStartTime(input.FirstStartAt.Add(time.Hour))
+	next.env.SetStartTime(input.Schedule.FirstStartAt.Add(time.Hour))
 	repeated := next.request(time.Minute, UpdateStart, "R1")
 	require.NoError(t, next.runUntil(7*time.Hour))
 	repeated.requireDone()
@@ -731,11 +774,11 @@ func TestContinuesAsNewAtRest(t *testing.T) {
 	s.at(5*time.Minute, func() { s.env.SetCurrentHistoryLength(restingHistory + 1) })
 	input := requireContinuesAsNew(t, s.runUntil(100*time.Hour))
 	require.Equal(t, smc.StatusWaiting, s.job().Status, "not before the run has ended")
-	require.WithinDuration(t, begin, input.FirstStartAt, time.Second)
-	input.FirstStartAt = time.Time{}
+	require.WithinDuration(t, begin, input.Schedule.FirstStartAt, time.Second)
+	require.Equal(t, *s.job().Schedule(), input.Schedule)
 	require.Equal(t, JobInput{
 		JobID: s.jobID, Status: smc.StatusWaiting, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 2, HostID: testHost,
-		Frequency: 24 * time.Hour, Requests: []string{"R1"},
+		Schedule: input.Schedule, Requests: []string{"R1"},
 	}, input)
 }
 

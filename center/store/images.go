@@ -6,26 +6,27 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/drover/drover/smc"
 )
 
 const selectImage = `SELECT image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at,
-	verification, verification_info, verified_at FROM images`
+	verification, verification_info, verified_at, in_use_until FROM images`
 
 func scanImage(row rowScanner) (*Image, error) {
 	var image Image
 	var disks string
-	var created, verified int64
+	var created, verified, inUse int64
 	err := row.Scan(&image.ImageID, &image.AccountID, &image.RegionID, &image.ImageName, &image.JobID, &image.SourceID, &image.Run, &image.HostID,
-		&image.Status, &disks, &created, &image.Verification, &image.VerificationInfo, &verified)
+		&image.Status, &disks, &created, &image.Verification, &image.VerificationInfo, &verified, &inUse)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
 	if err != nil {
 		return nil, err
 	}
-	image.CreatedAt, image.VerifiedAt = fromMillis(created), fromMillis(verified)
+	image.CreatedAt, image.VerifiedAt, image.InUseUntil = fromMillis(created), fromMillis(verified), fromMillis(inUse)
 	if err := json.Unmarshal([]byte(disks), &image.Disks); err != nil {
 		return nil, fmt.Errorf("image %s: %w", image.ImageID, err)
 	}
@@ -52,13 +53,67 @@ func (s *Store) Image(ctx context.Context, accountID, imageID string) (*Image, e
 	return scanImage(s.db.QueryRowContext(ctx, selectImage+` WHERE account_id = ? AND image_id = ?`, accountID, imageID))
 }
 
-// ImagesOverLimit returns the earliest images of a job beyond the newest keep (CONTRACT: MaxNumberOfImageToKeep).
-func (s *Store) ImagesOverLimit(ctx context.Context, jobID string, keep int) ([]*Image, error) {
-	rows, err := s.db.QueryContext(ctx, selectImage+` WHERE job_id = ? ORDER BY run DESC LIMIT 1000000 OFFSET ?`, jobID, keep)
-	if err != nil {
-		return nil, err
-	}
-	return collect(rows, scanImage)
+// HoldImage returns an image of an account and keeps it from being pruned until a time: somebody is about to read it.
+// Error: ErrNotFound, also for an image that is being deleted.
+func (s *Store) HoldImage(ctx context.Context, accountID, imageID string, until time.Time) (*Image, error) {
+	var image *Image
+	err := s.write(ctx, func(tx *transaction) error {
+		var err error
+		image, err = scanImage(tx.QueryRowContext(ctx, selectImage+` WHERE account_id = ? AND image_id = ?`, accountID, imageID))
+		if err == nil && image.Status == smc.ImageDeleting {
+			err = ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE images SET in_use_until = `+tx.greatest("in_use_until", "?")+` WHERE image_id = ?`, millis(until), imageID)
+		return err
+	})
+	return image, err
+}
+
+// CondemnImages makes the images of a job that are over its limit Deleting, and returns all that are, those of an earlier
+// attempt too: their files are to be removed, and then DeleteImage called. Over the limit are the earliest that are not in
+// use, until no more than keep are left (CONTRACT: MaxNumberOfImageToKeep). In use is an image that somebody holds a ticket
+// for, or that busy says is being read; held is how many are kept over the limit because of that. The newest image is never
+// condemned.
+func (s *Store) CondemnImages(ctx context.Context, jobID string, keep int, busy func(imageID string) bool) (condemned []*Image, held int, err error) {
+	err = s.write(ctx, func(tx *transaction) error {
+		condemned, held = nil, 0
+		rows, err := tx.QueryContext(ctx, selectImage+` WHERE job_id = ? ORDER BY run`, jobID)
+		if err != nil {
+			return err
+		}
+		images, err := collect(rows, scanImage)
+		if err != nil {
+			return err
+		}
+		var kept []*Image
+		for _, image := range images {
+			if image.Status == smc.ImageDeleting {
+				condemned = append(condemned, image)
+				continue
+			}
+			kept = append(kept, image)
+		}
+		held = max(0, len(kept)-keep)
+		for _, image := range kept[:max(0, len(kept)-1)] {
+			if held == 0 {
+				return nil
+			}
+			if image.InUseUntil.After(s.now()) || busy(image.ImageID) {
+				continue
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE images SET status = ? WHERE image_id = ?`, string(smc.ImageDeleting), image.ImageID); err != nil {
+				return err
+			}
+			image.Status = smc.ImageDeleting
+			condemned = append(condemned, image)
+			held--
+		}
+		return nil
+	})
+	return condemned, held, err
 }
 
 // RecordVerification records the outcome of an image's verification; info says what is wrong with it. One that is gone

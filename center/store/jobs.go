@@ -9,20 +9,22 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drover/drover/smc"
 )
 
 const selectJob = `SELECT job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
-	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at, queue_number, queue FROM replication_jobs`
+	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at, queue_number, queue,
+	grid_phase, grid_through, missed FROM replication_jobs`
 
 func scanJob(row rowScanner) (*Job, error) {
 	var job Job
-	var spec, queue string
-	var created, started, ended, valid, scheduled int64
+	var spec, queue, missed string
+	var created, started, ended, valid, scheduled, phase, through int64
 	err := row.Scan(&job.JobID, &job.AccountID, &job.RegionID, &job.SourceID, &job.Name, &job.ImageName, &spec, &job.Status, &job.BusinessStatus,
 		&job.Sequence, &job.Run, &job.RunType, &job.CutOver, &job.HostID, &job.ImageID, &job.Progress, &job.ErrorCode, &job.StatusInfo,
-		&created, &started, &ended, &valid, &scheduled, &job.Queue.Number, &queue)
+		&created, &started, &ended, &valid, &scheduled, &job.Queue.Number, &queue, &phase, &through, &missed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
@@ -35,8 +37,12 @@ func scanJob(row rowScanner) (*Job, error) {
 	if err := job.Queue.decode(queue); err != nil {
 		return nil, fmt.Errorf("job %s: its place in the queue: %w", job.JobID, err)
 	}
+	if err := job.Missed.decode(missed); err != nil {
+		return nil, fmt.Errorf("job %s: its missed runs: %w", job.JobID, err)
+	}
 	job.CreatedAt, job.StartedAt, job.EndedAt = fromMillis(created), fromMillis(started), fromMillis(ended)
 	job.ValidUntil, job.ScheduledStartAt = fromMillis(valid), fromMillis(scheduled)
+	job.GridPhase, job.GridThrough = time.Duration(phase)*time.Millisecond, fromMillis(through)
 	return &job, nil
 }
 
@@ -183,10 +189,10 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
-			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status),
-			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID)); err != nil {
+			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID), job.hours()); err != nil {
 			return err
 		}
 		var tags []smc.Tag

@@ -4,22 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/drover/drover/smc"
 )
 
-// Schedule is when a job is started by itself.
-type Schedule struct {
-	Frequency        time.Duration // 0: a one-time job
-	ScheduledStartAt time.Time     // zero: by hand
-	Queued           int64         // ticket of the job's place in the queue; 0: it is not queued
-}
-
-// ModifyJob changes what the request gives, all of it or nothing. What may change depends on the job's status (CONTRACT:
-// Modify). Errors are those CONTRACT lists for Modify.
+// ModifyJob changes what the request gives, all of it or nothing, and returns when the job moves by itself from now on. What
+// may change depends on the job's status (CONTRACT: Modify). Errors are those CONTRACT lists for Modify.
 func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttributeRequest) (*Schedule, error) {
-	var schedule Schedule
+	var schedule *Schedule
 	err := s.writeEvents(ctx, func(tx *transaction) error {
 		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, r.JobID))
 		if errors.Is(err, ErrNotFound) {
@@ -35,22 +29,28 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		if err != nil {
 			return err
 		}
-		if !job.RunOnce() && job.Spec.Frequency != nil {
-			schedule.Frequency = time.Duration(*job.Spec.Frequency) * time.Hour
-		}
-		schedule.ScheduledStartAt = job.ScheduledStartAt
-		_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ? WHERE job_id = ?`,
-			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.JobID)
+		missed, err := job.Missed.encode()
 		if err != nil {
 			return err
 		}
-		if err := s.reconsider(ctx, tx, job, r); err != nil {
+		if _, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ?,
+			frequency = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
+			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID),
+			job.hours(), millis(job.GridThrough), missed, job.JobID); err != nil {
 			return err
 		}
-		schedule.Queued = job.Queue.Ticket
+		if r.ScheduledStartTime != nil && job.Queue.Trigger == smc.TriggerSchedule {
+			// It was queued because the time had come that is no longer the time.
+			previous := *job
+			job.Queue = Queue{}
+			if err := s.writeTransition(ctx, tx, &previous, job, fmt.Sprintf("withdrawn/%d", previous.Queue.Ticket)); err != nil {
+				return err
+			}
+		}
+		schedule = job.Schedule()
 		return nil
 	})
-	return &schedule, err
+	return schedule, err
 }
 
 func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
@@ -77,6 +77,14 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 		return smc.Errorf(smc.CodeInvalidParameter, "Frequency and MaxNumberOfImageToKeep belong to incremental jobs; job %s runs once", job.JobID)
 	}
 	spec := &job.Spec
+	if r.Frequency != nil && *r.Frequency != job.hours() {
+		// The origin stays, the points are those of the new rhythm, and the next one is in the future.
+		job.GridThrough = s.now().UTC().Truncate(time.Millisecond)
+		job.Missed.DueAt, job.Missed.WaitsFor = time.Time{}, ""
+	}
+	if r.ScheduledStartTime != nil {
+		job.Missed.DueAt, job.Missed.WaitsFor = time.Time{}, ""
+	}
 	set := func(to **string, from *string) {
 		if from != nil {
 			*to = from
@@ -125,7 +133,12 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 		if err := smc.ValidateValidTime(r.ValidTime, job.CreatedAt); err != nil {
 			return err
 		}
-		job.ValidUntil = spec.Expiry(job.CreatedAt)
+		until, now := spec.Expiry(job.CreatedAt), s.now().UTC()
+		if !until.IsZero() && !until.After(now) {
+			return smc.Errorf(smc.CodeInvalidParameter, "ValidTime: %s is not allowed; it has passed: give a time after %s, or an empty one for a job that never expires",
+				*r.ValidTime, smc.FormatTime(now))
+		}
+		job.ValidUntil = until
 	}
 	job.ScheduledStartAt = spec.ScheduledStart()
 	if r.VSwitchID != nil || r.VpcID != nil {

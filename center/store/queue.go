@@ -27,6 +27,7 @@ type Queue struct {
 	Type    smc.RunType // of the run it is to have
 	CutOver CutOver     `json:",omitempty"` // intent to record, if any
 	Since   time.Time
+	Due     time.Time `json:",omitzero"` // when the start was due; zero: it was asked for
 
 	// Info says which place the job has, as of the moment it was read. It follows from other jobs too, so that only JobPage
 	// and Job fill it.
@@ -36,10 +37,11 @@ type Queue struct {
 // Queued reports whether the job was started and waits for a running slot.
 func (j *Job) Queued() bool { return j.Queue.Number > 0 }
 
-// Info is the job's StatusInfo as it is to be shown: what the queue says comes first, then what keeps its run from getting on.
+// Info is the job's StatusInfo as it is to be shown: what the queue says comes first, then what keeps its run from getting on,
+// and what was missed last.
 func (j *Job) Info() string {
-	said := make([]string, 0, 3)
-	for _, text := range []string{j.Queue.Info, j.StatusInfo, j.Trouble.String()} {
+	said := make([]string, 0, 4)
+	for _, text := range []string{j.Queue.Info, j.StatusInfo, j.Trouble.String(), j.timing()} {
 		if text != "" {
 			said = append(said, text)
 		}
@@ -220,6 +222,7 @@ func (s *Store) Admissible(ctx context.Context) ([]Admission, error) {
 // with it: else it would start the job again at once.
 func (s *Store) withdraw(ctx context.Context, tx *transaction, job *Job) error {
 	job.Queue = Queue{}
+	job.GridThrough = later(job.GridThrough, s.now().UTC()) // the point that was due is given up: the next one counts
 	if job.ScheduledStartAt.IsZero() || job.ScheduledStartAt.After(s.now()) {
 		return nil
 	}
@@ -230,17 +233,6 @@ func (s *Store) withdraw(ctx context.Context, tx *transaction, job *Job) error {
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET scheduled_start_at = 0, spec = ? WHERE job_id = ?`, spec, job.JobID)
 	return err
-}
-
-// reconsider withdraws the start of a job that was queued because its ScheduledStartTime had come, when the request sets
-// another one.
-func (s *Store) reconsider(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
-	if !job.Queued() || r.ScheduledStartTime == nil || job.Queue.Trigger != smc.TriggerSchedule {
-		return nil
-	}
-	previous := *job
-	job.Queue = Queue{}
-	return s.writeTransition(ctx, tx, &previous, job, fmt.Sprintf("withdrawn/%d", previous.Queue.Ticket))
 }
 
 // fillQueue says of the jobs of one account that are queued which place they have.

@@ -26,8 +26,11 @@ type Job struct {
 	StatusInfo           string
 	CreatedAt, StartedAt time.Time
 	EndedAt              time.Time
-	ValidUntil           time.Time // zero: never expires
-	ScheduledStartAt     time.Time // zero: started by hand
+	ValidUntil           time.Time     // zero: never expires
+	ScheduledStartAt     time.Time     // zero: started by hand
+	GridPhase            time.Duration // shift of its grid, fixed at the first start
+	GridThrough          time.Time     // points of the grid up to this time are dealt with
+	Missed               Missed
 	Queue                Queue     // where it waits for a running slot
 	Runs                 []Run     // filled by JobPage and Job
 	Trouble              Trouble   // what keeps a Running job from getting on; filled by JobPage and Job
@@ -90,6 +93,7 @@ type Image struct {
 	Verification     smc.ImageVerification
 	VerificationInfo string
 	VerifiedAt       time.Time
+	InUseUntil       time.Time // somebody may read it until then
 }
 
 // ImageDisk describes one disk of an image.

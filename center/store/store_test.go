@@ -445,16 +445,20 @@ func TestImagesOverTheLimit(t *testing.T) {
 	for range 3 {
 		f.run(id, smc.TriggerRun)
 	}
-	over, err := f.ImagesOverLimit(f.ctx, id, 2)
+	over, held, err := f.CondemnImages(f.ctx, id, 2, noReader)
 	require.NoError(t, err)
+	require.Zero(t, held)
 	require.Len(t, over, 2)
-	require.Equal(t, 2, over[0].Run)
-	require.Equal(t, 1, over[1].Run)
+	require.Equal(t, 1, over[0].Run)
+	require.Equal(t, 2, over[1].Run)
+	again, _, err := f.CondemnImages(f.ctx, id, 2, noReader)
+	require.NoError(t, err)
+	require.Equal(t, over, again, "what a crash left is taken up again")
 	for _, image := range over {
 		require.NoError(t, f.DeleteImage(f.ctx, image.ImageID))
 		require.NoError(t, f.DeleteImage(f.ctx, image.ImageID), "again")
 	}
-	over, err = f.ImagesOverLimit(f.ctx, id, 2)
+	over, _, err = f.CondemnImages(f.ctx, id, 2, noReader)
 	require.NoError(t, err)
 	require.Empty(t, over)
 	left := imageName(id, 4)

@@ -69,10 +69,16 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 	if err != nil {
 		return err
 	}
+	missed, err := job.Missed.encode()
+	if err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
-		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ?, queue_number = ?, queue = ? WHERE job_id = ?`,
+		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ?, queue_number = ?, queue = ?,
+		grid_phase = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
 		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
-		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue, job.JobID); err != nil {
+		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue,
+		job.GridPhase.Milliseconds(), millis(job.GridThrough), missed, job.JobID); err != nil {
 		return err
 	}
 	if err := s.fillQueue(ctx, tx, job); err != nil {
@@ -151,12 +157,14 @@ type RunStart struct {
 	Queued int64
 	// Over says that the job neither runs nor is queued: the start was carried out by an earlier attempt, and has ended since.
 	Over bool
+	// Schedule is when the job moves by itself from now on.
+	Schedule Schedule
 }
 
 func (j *Job) runStart() *RunStart {
 	return &RunStart{
 		Run: j.Run, Type: j.RunType, BusinessStatus: j.BusinessStatus, HostID: j.HostID, Lap: j.Sequence,
-		Queued: j.Queue.Ticket, Over: j.Status != smc.StatusRunning && !j.Queued(),
+		Queued: j.Queue.Ticket, Over: j.Status != smc.StatusRunning && !j.Queued(), Schedule: *j.Schedule(),
 	}
 }
 
@@ -166,12 +174,18 @@ func (j *Job) runStart() *RunStart {
 // its place. Errors: SourceServerState.Invalid when the source is Unavailable; ReplicationJob.InvalidStatus when another
 // operation moved the job; TransitionHost.Unavailable when there is none alive.
 func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Trigger, runType smc.RunType, cutOver CutOver) (*RunStart, error) {
-	asked := Queue{Trigger: trigger, Type: runType, CutOver: cutOver}
+	return s.start(ctx, jobID, key, Queue{Trigger: trigger, Type: runType, CutOver: cutOver})
+}
+
+func (s *Store) start(ctx context.Context, jobID, key string, asked Queue) (*RunStart, error) {
 	job, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
 		from: func(job *Job) error {
-			if err := smc.Allowed(trigger, job.state()); err != nil {
+			if err := smc.Allowed(asked.Trigger, job.state()); err != nil {
 				return err
+			}
+			if !asked.Due.IsZero() && job.lapsed(s.now()) {
+				return errLapsed
 			}
 			if job.Queued() && job.Queue.joined(asked) == job.Queue {
 				return errAsItIs
@@ -211,7 +225,10 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 		}
 		job.HostID = host
 	}
-	now := s.now().UTC()
+	now := s.now().UTC().Truncate(time.Millisecond) // as the row has it
+	if err := onGrid(ctx, tx, job, now, later(now, asked.Due)); err != nil {
+		return err
+	}
 	if job.Status == smc.StatusReady || job.Status == smc.StatusWaiting {
 		job.Run++
 		job.RunType, job.BusinessStatus, job.Progress = asked.Type, smc.BusinessPreparing, 0
@@ -231,9 +248,6 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 	}
 	if asked.CutOver != CutOverNone {
 		job.CutOver = asked.CutOver
-	}
-	if job.StartedAt.IsZero() {
-		job.StartedAt = now
 	}
 	job.Status, job.ErrorCode, job.StatusInfo = smc.StatusRunning, "", ""
 	return nil
@@ -327,7 +341,7 @@ func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, i
 			if err != nil {
 				return err
 			}
-			name, err := s.freeImageName(ctx, tx, job)
+			name, err := s.freeImageName(ctx, tx, job, imageID)
 			if err != nil {
 				return err
 			}
@@ -346,19 +360,22 @@ func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, i
 }
 
 // freeImageName names the image of the current run: ImageName, with _CYCLE_<n> for an incremental job, and with
-// _<JobId> when an image of that name exists (CONTRACT: Jobs: states).
-func (s *Store) freeImageName(ctx context.Context, tx *transaction, job *Job) (string, error) {
+// _<JobId> when an image of that name exists (CONTRACT: Jobs: states). Should somebody have called an image just that, the
+// image's own id sets it apart.
+func (s *Store) freeImageName(ctx context.Context, tx *transaction, job *Job, imageID string) (string, error) {
 	suffix := ""
 	if !job.RunOnce() {
 		suffix = fmt.Sprintf("_CYCLE_%d", job.Run)
 	}
-	name := job.ImageName + suffix
-	var taken int
-	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE account_id = ? AND region_id = ? AND image_name = ?`, job.AccountID, job.RegionID, name).Scan(&taken)
-	if taken > 0 {
-		name = job.ImageName + "_" + job.JobID + suffix
+	ours := job.ImageName + "_" + job.JobID + suffix
+	for _, name := range []string{job.ImageName + suffix, ours} {
+		var taken int
+		err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE account_id = ? AND region_id = ? AND image_name = ?`, job.AccountID, job.RegionID, name).Scan(&taken)
+		if err != nil || taken == 0 {
+			return name, err
+		}
 	}
-	return name, err
+	return ours + "_" + imageID, nil
 }
 
 // EndRun ends a run that was Cleaning: the job is Finished when it was the last one, else Waiting. released says that
@@ -376,6 +393,7 @@ func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released
 				job.HostID = ""
 			}
 			job.BusinessStatus, job.Progress = "", 100
+			job.endOfRun(now)
 			return setRun(ctx, tx, job, smc.RunSucceeded, now)
 		},
 	})
