@@ -18,7 +18,7 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER replication_jobs_written BEFORE INSERT OR UPDATE ON replication_jobs FOR EACH ROW EXECUTE FUNCTION revise_job();
 
--- Runs and tags are shown with their job. Its update is numbered by the trigger above.
+-- Runs, their troubles and tags are shown with their job. Its update is numbered by the trigger above.
 -- +goose StatementBegin
 CREATE FUNCTION revise_job_of_run() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -37,8 +37,10 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER replication_runs_written AFTER INSERT OR UPDATE OR DELETE ON replication_runs FOR EACH ROW EXECUTE FUNCTION revise_job_of_run();
 CREATE TRIGGER tags_written AFTER INSERT OR UPDATE OR DELETE ON tags FOR EACH ROW EXECUTE FUNCTION revise_job_of_tag();
+CREATE TRIGGER run_troubles_written AFTER INSERT OR UPDATE OR DELETE ON run_troubles FOR EACH ROW EXECUTE FUNCTION revise_job_of_run();
 
 -- +goose Down
+DROP TRIGGER run_troubles_written ON run_troubles;
 DROP TRIGGER tags_written ON tags;
 DROP TRIGGER replication_runs_written ON replication_runs;
 DROP TRIGGER replication_jobs_written ON replication_jobs;

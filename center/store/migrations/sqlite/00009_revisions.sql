@@ -29,7 +29,7 @@ CREATE TRIGGER replication_jobs_deleted AFTER DELETE ON replication_jobs BEGIN
 END;
 -- +goose StatementEnd
 
--- Runs and tags are shown with their job. An update that sets what is there already is what the trigger above waits for.
+-- Runs, their troubles and tags are shown with their job. An update that sets what is there already is what the trigger above waits for.
 -- +goose StatementBegin
 CREATE TRIGGER replication_runs_inserted AFTER INSERT ON replication_runs BEGIN
     UPDATE replication_jobs SET revision = revision WHERE job_id = NEW.job_id;
@@ -60,8 +60,26 @@ CREATE TRIGGER tags_deleted AFTER DELETE ON tags BEGIN
     UPDATE replication_jobs SET revision = revision WHERE job_id = OLD.resource_id;
 END;
 -- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER run_troubles_inserted AFTER INSERT ON run_troubles BEGIN
+    UPDATE replication_jobs SET revision = revision WHERE job_id = NEW.job_id;
+END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER run_troubles_updated AFTER UPDATE ON run_troubles BEGIN
+    UPDATE replication_jobs SET revision = revision WHERE job_id = NEW.job_id;
+END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER run_troubles_deleted AFTER DELETE ON run_troubles BEGIN
+    UPDATE replication_jobs SET revision = revision WHERE job_id = OLD.job_id;
+END;
+-- +goose StatementEnd
 
 -- +goose Down
+DROP TRIGGER run_troubles_deleted;
+DROP TRIGGER run_troubles_updated;
+DROP TRIGGER run_troubles_inserted;
 DROP TRIGGER tags_deleted;
 DROP TRIGGER tags_updated;
 DROP TRIGGER tags_inserted;
