@@ -38,7 +38,7 @@ func TestJobPagesAreNeverStale(t *testing.T) {
 	statements := []string{
 		`UPDATE replication_jobs SET status_info = $2 WHERE job_id = $1`,
 		`UPDATE replication_jobs SET name = $2 WHERE job_id = $1`,
-		`UPDATE replication_jobs SET status = CASE status WHEN 'Stopped' THEN 'Waiting' ELSE 'Stopped' END, error_code = $2 WHERE job_id = $1`,
+		`UPDATE replication_jobs SET status = CASE status WHEN 'Stopped' THEN 'Running' ELSE 'Stopped' END, error_code = $2 WHERE job_id = $1`,
 		`UPDATE source_servers SET state = CASE state WHEN 'Available' THEN 'Unavailable' ELSE 'Available' END WHERE job_id = $1 AND name <> $2`,
 		`UPDATE replication_jobs SET queue_number = CASE queue_number WHEN 0 THEN (SELECT MAX(queue_number) + 1 FROM replication_jobs) ELSE 0 END, error_code = $2
 			WHERE job_id = $1`,
@@ -53,17 +53,20 @@ func TestJobPagesAreNeverStale(t *testing.T) {
 		`INSERT INTO run_troubles (job_id, code, sequence, info, since, noted_at) SELECT job_id, 'Trouble', sequence, $2, 1000, 1000 FROM replication_jobs WHERE job_id = $1
 			ON CONFLICT (job_id, code) DO UPDATE SET info = excluded.info, sequence = excluded.sequence`,
 		`DELETE FROM run_troubles WHERE job_id = $1 AND info <> $2`,
+		`INSERT INTO replication_jobs (job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at)
+			SELECT 'j-' || $2, account_id, region_id, source_id, '', '', '{}', 'Finished', created_at + 1 FROM replication_jobs WHERE job_id = $1`,
+		`DELETE FROM replication_jobs WHERE job_id <> $1 AND name <> $2 AND spec = '{}'`,
 	}
 	changes := 0
 	rapid.Check(t, func(t *rapid.T) {
-		for range rapid.IntRange(1, 8).Draw(t, "changes") {
+		for range rapid.IntRange(1, 12).Draw(t, "changes") {
 			changes++
 			fresh := fmt.Sprint("new-", changes)
 			i := rapid.IntRange(0, len(jobs)-1).Draw(t, "job")
 			record := rapid.SampledFrom([]*store.Store{f.store, other}).Draw(t, "process")
 			key := fmt.Sprint("key", changes)
 			// What is refused, because the job is not in that state, changes nothing.
-			switch change := rapid.IntRange(0, 9).Draw(t, "change"); change {
+			switch change := rapid.IntRange(0, 16).Draw(t, "change"); change {
 			case 0:
 				_ = record.TagResources(ctx, account, smc.ResourceTypeReplicationJob, []string{jobs[i]}, []smc.Tag{{Key: "wave", Value: fresh}})
 			case 1:
@@ -97,9 +100,11 @@ func TestJobPagesAreNeverStale(t *testing.T) {
 			r := rapid.SampledFrom([]smc.DescribeReplicationJobsRequest{
 				{}, {Status: pointer("Stopped")}, {JobID: []string{jobs[i]}}, {Tag: []smc.TagFilter{{Key: pointer("wave")}}}, {BusinessStatus: pointer("Preparing")},
 			}).Draw(t, "request")
-			page := store.Page{Number: rapid.IntRange(1, 3).Draw(t, "page"), Size: 3}
-			r.PageNumber, r.PageSize = &page.Number, &page.Size
-			require.Equal(t, shownBy(t, newJobPages(other), account, &r, page), shownBy(t, kept, account, &r, page))
+			for page := range 3 {
+				page := store.Page{Number: page + 1, Size: 3}
+				r.PageNumber, r.PageSize = &page.Number, &page.Size
+				require.Equal(t, shownBy(t, newJobPages(other), account, &r, page), shownBy(t, kept, account, &r, page))
+			}
 		}
 	})
 }

@@ -61,9 +61,11 @@ func (d *database) carryOut(w *write) {
 	case <-w.done: // in someone else's turn
 		return
 	case <-w.ctx.Done():
-		if w.err = w.ctx.Err(); d.writing.share && !d.writing.remove(w) {
+		if d.writing.share && !d.writing.remove(w) {
 			<-w.done
+			return
 		}
+		w.err = w.ctx.Err()
 		return
 	}
 	if !d.writing.share {
