@@ -270,6 +270,7 @@ func live(u *user, c *center, name, region string, o others) {
 		return params
 	}
 	u.createRefusals(create)
+	u.badInput(create)
 	var job smc.CreateReplicationJobResult
 	u.do("CreateReplicationJob", create(nil), &job)
 	first := job.JobID
@@ -284,6 +285,11 @@ func live(u *user, c *center, name, region string, o others) {
 	require.Len(t, ready.DataDisks, 1)
 	require.Equal(t, smc.Part{Device: data.Device, SizeBytes: data.SizeBytes, Block: true}, ready.DataDisks[0].Parts[0])
 	require.Equal(t, smc.Tag{Key: "wave", Value: "1"}, ready.Tags[0])
+	own := string(rune('a' + len(name))) // lives go on side by side, and names are unique
+	for _, name := range []string{"a" + own, strings.Repeat("a", 127) + own, "迁" + own, strings.Repeat("迁", 127) + own, name} {
+		u.do("ModifyReplicationJobAttribute", values{"JobId": first, "Name": name}, nil)
+		require.Equal(t, name, u.job(first).Name)
+	}
 	u.do("ModifyReplicationJobAttribute", values{"JobId": first, "Description": "迁移任务"}, nil)
 	require.Equal(t, "迁移任务", u.job(first).Description)
 	u.jobRefusals(first)
@@ -491,6 +497,44 @@ func (u *user) createRefusals(create func(changes values) values) {
 		smc.CodeInvalidParameter:                   {"SystemDiskSize": 19},
 	} {
 		u.refused(code, "CreateReplicationJob", create(changes))
+	}
+}
+
+// badInput sends what no reasonable program would, as far as the vendor's clients can say it. Each is refused with its code; nothing comes of it.
+func (u *user) badInput(create func(changes values) values) {
+	u.t.Helper()
+	long := func(letter string, n int) values { return values{"Name": strings.Repeat(letter, n)} }
+	many := values{}
+	for i := range 10_000 {
+		many["Extra"+strconv.Itoa(i)] = "1"
+	}
+	for what, changes := range map[string]values{
+		"over 1 MiB":            {"Extra": strings.Repeat("x", smc.MaxBody)},
+		"10,000 parameters":     many,
+		"a name of 1":           long("a", 1),
+		"a name of 129":         long("a", 129),
+		"a Chinese name of 1":   long("迁", 1),
+		"a Chinese name of 129": long("迁", 129),
+		"a name in Cyrillic":    {"Name": "миграция"},
+		"a NUL":                 {"Name": "a\x00b"},
+		"a word for a number":   {"SystemDiskSize": "many"},
+		"a fraction":            {"SystemDiskSize": 20.5},
+		"a number over 64 bits": {"SystemDiskSize": "18446744073709551636"},
+		"a word for a boolean":  {"RunOnce": "perhaps"},
+		"a time that is none":   {"ScheduledStartTime": "tomorrow"},
+		"a list for a value":    {"Name": []string{u.t.Name()}},
+		"a value for a list":    {"DataDisk": "1"},
+		"index 0":               {"DataDisk.0.Index": 1},
+		"a negative index":      {"DataDisk.-1.Index": 1},
+		"a huge index":          {"DataDisk.2147483647.Index": 1},
+		"an index over 64 bits": {"DataDisk.18446744073709551617.Index": 1},
+		"an index that is left": {"DataDisk.3.Index": 1},
+		"in both its spellings": {"ValidTime": "", "VaildTime": ""},
+		"ReplicationParameters": {"ReplicationParameters": "BandwidthLimit:1"},
+	} {
+		a := u.call("CreateReplicationJob", create(changes))
+		require.NotZero(u.t, a.Status, "%s: %s", what, a.Body)
+		a.requireCode(u.t, smc.CodeInvalidParameter)
 	}
 }
 
