@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
@@ -260,9 +261,14 @@ func (c *cli) jobListCommand() *cobra.Command {
 			if c.json() {
 				return c.printJSON(jobs)
 			}
-			t := table.New("JOB ID", "NAME", "STATUS", ">PROGRESS", ">RUNS", "SOURCE ID", "IMAGE ID", "CREATED", "ERROR")
+			running, err := runningDetails(cmd.Context(), client, jobs)
+			if err != nil {
+				return err
+			}
+			t := table.New("JOB ID", "NAME", "STATUS", ">PROGRESS", ">RATE", ">LEFT", ">RUNS", "SOURCE ID", "IMAGE ID", "CREATED", "ERROR")
 			for _, j := range jobs {
-				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), percent(j.Progress), strconv.Itoa(len(j.ReplicationJobRuns)),
+				rate, left := rateAndLeft(running[j.JobID])
+				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), percent(j.Progress), rate, left, strconv.Itoa(len(j.ReplicationJobRuns)),
 					j.SourceID, orDash(j.ImageID), localTime(j.CreationTime), j.ErrorCode)
 			}
 			return t.Write(c.out, "")
@@ -270,6 +276,47 @@ func (c *cli) jobListCommand() *cobra.Command {
 	}
 	filter.flags(cmd.Flags())
 	return cmd
+}
+
+// runningDetails reads the live details of those of the jobs that are Syncing, by id; nothing where the endpoint offers none. A job that is
+// gone meanwhile has none.
+func runningDetails(ctx context.Context, client *smc.Client, jobs []smc.ReplicationJob) (map[string]*smc.DescribeReplicationJobDetailsResult, error) {
+	const atOnce = 8
+	details := make([]*smc.DescribeReplicationJobDetailsResult, len(jobs))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, job := range jobs {
+		if job.Status != smc.StatusRunning || job.BusinessStatus != smc.BusinessSyncing {
+			continue
+		}
+		group.Go(func() error {
+			d, err := client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: job.JobID})
+			if notOffered(err) || smc.CodeOf(err) == smc.CodeInvalidJobIDNotFound {
+				return nil
+			}
+			details[i] = d
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*smc.DescribeReplicationJobDetailsResult, len(jobs))
+	for i, job := range jobs {
+		byID[job.JobID] = details[i]
+	}
+	return byID, nil
+}
+
+// rateAndLeft renders how fast a job copies and for how long it will; a dash for what cannot be said. d may be nil.
+func rateAndLeft(d *smc.DescribeReplicationJobDetailsResult) (rate, left string) {
+	if d != nil && d.BytesPerSecond > 0 {
+		rate = progress.Rate(d.BytesPerSecond)
+	}
+	if d != nil && d.EtaSeconds >= 0 {
+		left = progress.Duration(time.Duration(d.EtaSeconds) * time.Second)
+	}
+	return orDash(rate), orDash(left)
 }
 
 // jobView is a job with its live detail, where the endpoint offers that.
@@ -337,6 +384,9 @@ func (c *cli) showJob(j jobView) error {
 		f.add("Sent", progress.Bytes(d.BytesSent))
 		if j.Status == smc.StatusRunning && d.BytesPerSecond > 0 {
 			f.add("Rate", progress.Rate(d.BytesPerSecond))
+		}
+		if j.Status == smc.StatusRunning && d.EtaSeconds >= 0 {
+			f.add("Time left", progress.Duration(time.Duration(d.EtaSeconds)*time.Second))
 		}
 	}
 	f.add("Error", j.ErrorCode)

@@ -110,7 +110,7 @@ func TestJobListAndShow(t *testing.T) {
 		}, nil
 	}
 	o := e.drover(t, "job", "list")
-	assert.Regexp(t, `j-0123456789  db    Running/Syncing       99%     0  s-1        m-1`, o.stdout)
+	assert.Regexp(t, `j-0123456789  db    Running/Syncing       99%  100\.0 MiB/s   10s     0  s-1        m-1`, o.stdout)
 	list := parse[[]map[string]any](t, e.drover(t, "job", "list", "--status", "Running", "-o", "json"))
 	require.Len(t, list, 1)
 	for _, field := range []string{"JobId", "Status", "BusinessStatus", "Progress", "ImageId", "SourceId", "Name", "ReplicationJobRuns"} {
@@ -121,7 +121,7 @@ func TestJobListAndShow(t *testing.T) {
 
 	o = e.drover(t, "job", "show", "db")
 	for _, want := range []string{
-		"Status:       Running/Syncing\n", "Read:         3.0 GiB of 4.0 GiB\n", "Rate:         100.0 MiB/s\n",
+		"Status:       Running/Syncing\n", "Read:         3.0 GiB of 4.0 GiB\n", "Rate:         100.0 MiB/s\n", "Time left:    10s\n",
 		"Rhythm:       every 12 h, the last 2 images are kept\n", "1  Manual  Succeeded",
 	} {
 		assert.Contains(t, o.stdout, want)

@@ -33,7 +33,7 @@ type State struct {
 	BytesPerSecond int64
 	// ETA is the time left; negative means that it cannot be said.
 	ETA time.Duration
-	// Note is shown at the end of the line: an error code, an image id.
+	// Note is shown at the end of the line: an error code, what a run waits for, an image id.
 	Note string
 	// Resting says that nothing goes on: there is no rate and no time left to show.
 	Resting bool
@@ -56,6 +56,8 @@ func OfJob(name string, d *smc.DescribeReplicationJobDetailsResult) State {
 	switch {
 	case d.ErrorCode != "":
 		s.Note = d.ErrorCode
+	case d.Status == smc.StatusRunning && d.BytesPerSecond == 0:
+		s.Note = d.StatusInfo // what keeps it from getting on
 	case s.Resting && len(d.Runs) > 0:
 		s.Note = d.Runs[len(d.Runs)-1].ImageID
 	}

@@ -48,6 +48,10 @@ func TestOfJob(t *testing.T) {
 		Name: "web-1", Phase: "Syncing", Run: 2, Percent: 40, BytesTotal: 100, BytesRead: 40, BytesPerSecond: 7, ETA: 9 * time.Second,
 	}, s)
 
+	waiting := detail
+	waiting.BytesPerSecond, waiting.EtaSeconds, waiting.StatusInfo = 0, -1, "since 2026-05-01T12:00:00Z: the source is away"
+	assert.Equal(t, waiting.StatusInfo, OfJob("web-1", &waiting).Note, "what keeps it from getting on")
+
 	detail.BytesRead = 100
 	s = OfJob("web-1", &detail)
 	assert.Zero(t, s.BytesPerSecond, "nothing is read any more")
