@@ -70,6 +70,9 @@ func (e *engine) Update(ctx context.Context, jobID, update, requestID string, ar
 	case workflows.UpdateStart, workflows.UpdateRun:
 		_, err := e.store.StartRun(ctx, jobID, requestID, smc.Trigger(update), smc.RunManual, store.CutOverNone)
 		return err
+	case workflows.UpdateAdmit:
+		_, err := e.store.Admit(ctx, jobID, argument.(workflows.AdmitRequest).Ticket)
+		return err
 	case workflows.UpdateStop:
 		return e.store.Stop(ctx, jobID, requestID)
 	case workflows.UpdateCutOver:
