@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
@@ -34,14 +35,50 @@ const benchAccount = 1000
 func BenchmarkDescribeReplicationJobs(b *testing.B) {
 	bench := newBench(b)
 	bench.jobs(0)
-	pages := benchAccount / smc.MaxPageSize
-	request := func(i int) (keyID string, values url.Values) {
-		page, size := 1+i%pages, smc.MaxPageSize
-		return benchKey(0), smc.DescribeReplicationJobs.Encode(&smc.DescribeReplicationJobsRequest{PageNumber: &page, PageSize: &size})
-	}
 	for _, clients := range benchClients {
-		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { bench.compare(b, smc.DescribeReplicationJobs, clients, request) })
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { bench.compare(b, smc.DescribeReplicationJobs, clients, pageOfJobs) })
 	}
+}
+
+// BenchmarkDescribeReplicationJobsBusy does the same while 50 of the jobs report their progress once a second each.
+func BenchmarkDescribeReplicationJobsBusy(b *testing.B) {
+	bench := newBench(b)
+	bench.jobs(0)
+	const running = 50
+	jobs, err := bench.store.JobPage(b.Context(), "account-0", store.JobFilter{}, store.Page{Number: 3, Size: running}, func(store.JobRevision) bool { return true })
+	require.NoError(b, err)
+	_, err = storetest.DB(b, bench.database).ExecContext(b.Context(), `UPDATE replication_jobs SET status = 'Running', business_status = 'Syncing', run = 1`)
+	require.NoError(b, err)
+	ctx, cancel := context.WithCancel(b.Context())
+	var reports errgroup.Group
+	reports.Go(func() error {
+		ticker := time.NewTicker(time.Second / running)
+		defer ticker.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			err := bench.store.UpdateProgress(ctx, jobs.Jobs[i%running].JobID, 1, store.SyncProgress{BytesTotal: 1 << 30, BytesRead: int64(i)})
+			if err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	})
+	b.Cleanup(func() {
+		cancel()
+		require.NoError(b, reports.Wait())
+	})
+	for _, clients := range benchClients {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { bench.compare(b, smc.DescribeReplicationJobs, clients, pageOfJobs) })
+	}
+}
+
+// pageOfJobs asks for one page after the other of the first account's jobs.
+func pageOfJobs(i int) (keyID string, values url.Values) {
+	page, size := 1+i%(benchAccount/smc.MaxPageSize), smc.MaxPageSize
+	return benchKey(0), smc.DescribeReplicationJobs.Encode(&smc.DescribeReplicationJobsRequest{PageNumber: &page, PageSize: &size})
 }
 
 // BenchmarkCreateReplicationJob makes a job of each source server of accounts of 1,000. The engine starts no workflow:
