@@ -19,7 +19,7 @@ type statements struct {
 // of returns a statement prepared, or nil when it is to be run as a text: there are too many, or it cannot be prepared,
 // which running it will say better. They are closed with the database.
 func (s *statements) of(ctx context.Context, query string) *sql.Stmt {
-	stmt, wanted := s.look(query)
+	stmt, wanted := s.look(query) //nolint:sqlclosecheck // kept, and closed with the database
 	if !wanted {
 		return stmt
 	}
