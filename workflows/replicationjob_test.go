@@ -39,6 +39,7 @@ type record struct {
 	*store.Store
 	t               *testing.T
 	sourceID, jobID string
+	kept            []int // how many images there were after each run
 	// clock is that of the scenario, once there is one.
 	clock atomic.Pointer[func() time.Time]
 }
@@ -177,7 +178,27 @@ func (h *host) Clean(ctx context.Context, in activities.PhaseInput) (*activities
 	if err != nil {
 		return nil, err
 	}
+	if !job.RunOnce() {
+		condemned, _, err := h.store.CondemnImages(ctx, in.JobID, *job.Spec.MaxNumberOfImageToKeep, func(string) bool { return false })
+		if err != nil {
+			return nil, err
+		}
+		for _, image := range condemned {
+			if err := h.store.DeleteImage(ctx, image.ImageID); err != nil {
+				return nil, err
+			}
+		}
+	}
 	status, err := h.store.EndRun(ctx, in.JobID, fmt.Sprint("end", in.Lap), in.Run, job.Final())
+	if err == nil {
+		_, images, err := h.store.Images(ctx, testAccount, store.ImageFilter{JobID: in.JobID}, store.Page{Number: 1, Size: 1})
+		if err != nil {
+			return nil, err
+		}
+		h.mu.Lock()
+		h.store.kept = append(h.store.kept, images)
+		h.mu.Unlock()
+	}
 	return &activities.CleanResult{Status: status}, superseded(err)
 }
 
@@ -245,25 +266,28 @@ func newScenarioOf(r *record, input JobInput) *scenario {
 	s.env.RegisterActivity(s.host.Clean)
 	s.env.RegisterActivity(s.host.Release)
 	s.env.OnActivity("Sync", mock.Anything, mock.Anything).After(syncTime).Return(s.host.Sync)
-	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		name := info.ActivityType.Name
-		s.attempts[name]++
-		if s.ids[name] == nil {
-			s.ids[name] = map[string]bool{}
-		}
-		s.ids[name][info.ActivityID] = true
-		if !s.hostGone {
-			require.NoError(s.t, s.record.HostHeartbeat(context.Background(), testHost, "http://host"))
-		}
-	})
+	s.env.SetOnActivityStartedListener(s.started)
 	s.env.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
 		var in RunInput
 		require.NoError(s.t, args.Get(&in))
 		s.children = append(s.children, in)
 	})
 	return s
+}
+
+// started notes that an activity was attempted, and keeps the host alive.
+func (s *scenario) started(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := info.ActivityType.Name
+	s.attempts[name]++
+	if s.ids[name] == nil {
+		s.ids[name] = map[string]bool{}
+	}
+	s.ids[name][info.ActivityID] = true
+	if !s.hostGone {
+		require.NoError(s.t, s.record.HostHeartbeat(context.Background(), testHost, "http://host"))
+	}
 }
 
 // answer is what became of an update.

@@ -3,6 +3,7 @@ package workflows
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,8 +40,8 @@ func (s *scenario) sees(after time.Duration) **store.Job {
 	return job
 }
 
-// statuses are the statuses a job had, as its events tell them.
-func (r *record) statuses() (statuses []smc.JobStatus) {
+// changes are the events of the job.
+func (r *record) changes() (changes []events.JobStatusChanged) {
 	r.t.Helper()
 	records, err := r.Events(context.Background(), r.jobID)
 	require.NoError(r.t, err)
@@ -49,11 +50,18 @@ func (r *record) statuses() (statuses []smc.JobStatus) {
 		require.NoError(r.t, err)
 		var change events.JobStatusChanged
 		require.NoError(r.t, event.DataAs(&change))
-		if status := smc.JobStatus(change.Status); len(statuses) == 0 || statuses[len(statuses)-1] != status {
-			statuses = append(statuses, status)
-		}
+		changes = append(changes, change)
 	}
-	return statuses
+	return changes
+}
+
+// statuses are the statuses the job had, as its events tell them.
+func (r *record) statuses() (statuses []smc.JobStatus) {
+	r.t.Helper()
+	for _, change := range r.changes() {
+		statuses = append(statuses, smc.JobStatus(change.Status))
+	}
+	return slices.Compact(statuses)
 }
 
 func TestScheduledStartIsModified(t *testing.T) {
