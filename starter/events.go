@@ -74,7 +74,7 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
 	flags.StringVar(&f.source, "source", "", "only events of this `SOURCE` server, by id or name")
 	flags.Var(&f.since, "since", "`WHEN` to begin: all that the stream has, or now")
 	flags.BoolVar(&f.follow, "follow", true, "wait for more")
-	return group("events", "Events: what changed, from the event stream", tail)
+	return group("events", "Events: what changed, from the event stream", tail, c.replayCommand())
 }
 
 func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {

@@ -68,9 +68,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	root.SetErr(stderr)
 	called, err := root.ExecuteContextC(ctx)
 	var usage usageError
+	var ended endedWith
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &ended):
+		return ended.code
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "drover: %v\n\n%s", err, called.UsageString())
 		return exitUsage

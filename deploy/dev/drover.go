@@ -27,6 +27,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 			return app.RunServer(ctx, app.ServerConfig{
 				Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
 				AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
+				Retention: app.DefaultRetention(), Stream: app.DefaultStream(),
 				TLS: app.TLSConfig{Mode: mode, CAFile: cfg.CAFile},
 			}, logger.Named("server"))
 		})
