@@ -21,15 +21,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"gopkg.in/yaml.v3"
 
 	"github.com/drover/drover/app"
-	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
 )
@@ -512,13 +509,15 @@ func TestUnitsStartOurProgramsAsTheyAre(t *testing.T) {
 				}
 			}
 			defaults := maps.Clone(env)
-			example := environmentExample(t, u.one(t, "EnvironmentFile"))
-			for name, value := range example {
-				if preset, ok := defaults[name]; ok {
-					require.Equal(t, preset, value, "%s differs from the default of the unit", name)
+			for _, file := range u["Service"]["EnvironmentFile"] { // later ones win
+				for name, value := range environmentExample(t, file) {
+					if preset, ok := defaults[name]; ok {
+						require.Equal(t, preset, value, "%s differs from the default of the unit", name)
+					}
+					env[name] = value
 				}
-				env[name] = value
 			}
+			require.NotEmpty(t, u["Service"]["EnvironmentFile"])
 
 			var command []string
 			own := map[string]bool{}
@@ -565,7 +564,7 @@ func TestUnitsStartOurProgramsAsTheyAre(t *testing.T) {
 	for program := range packages {
 		known = append(known, variables(t, program)...)
 	}
-	for _, example := range []string{"drover.env", "agent.env"} {
+	for _, example := range []string{"drover.env", "orchestrator.env", "agent.env"} {
 		for name := range readEnv(t, "systemd/"+example+".example") {
 			require.True(t, forUnits[name] || slices.Contains(known, name), "%s of %s is read by nothing", name, example)
 		}
@@ -658,12 +657,15 @@ func TestUnitsAreReadBySystemd(t *testing.T) {
 
 func natsOptions(t *testing.T) *server.Options {
 	t.Helper()
+	for name, password := range natsPasswords {
+		t.Setenv(name, password)
+	}
 	options, err := server.ProcessConfigFile("nats/nats.conf")
 	require.NoError(t, err)
 	return options
 }
 
-func TestNATSConfigServesOurStreams(t *testing.T) {
+func TestNATSConfig(t *testing.T) {
 	options := natsOptions(t)
 	require.True(t, options.JetStream)
 	require.True(t, options.SyncAlways, "what was acknowledged must outlive a power cut")
@@ -672,21 +674,8 @@ func TestNATSConfigServesOurStreams(t *testing.T) {
 		return strings.HasSuffix(volume, ":"+options.StoreDir)
 	}), "the store is on a volume")
 
-	options.StoreDir, options.Port, options.HTTPPort = t.TempDir(), server.RANDOM_PORT, 0
-	options.NoLog, options.NoSigs = true, true
-	srv, err := server.NewServer(options)
-	require.NoError(t, err)
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	require.True(t, srv.ReadyForConnections(patience))
-	nc, err := nats.Connect(srv.ClientURL())
-	require.NoError(t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	for _, cfg := range []events.StreamConfig{{}, events.DroverStream()} {
-		_, err := events.EnsureStream(t.Context(), js, cfg)
-		require.NoError(t, err)
+	for name := range natsPasswords {
+		require.NotEmpty(t, compose(t).Services["nats"].Environment[name])
 	}
 }
 

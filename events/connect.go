@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -62,6 +63,20 @@ func (s Security) Options() ([]nats.Option, error) {
 		opts = append(opts, nats.ClientCert(s.Cert, s.Key))
 	}
 	return opts, nil
+}
+
+// JetStream returns the stream interface of a connection. apiPrefix begins the subjects of its API where they are not the
+// usual ones: for users of another NATS account than the streams', see deploy/nats (NATS_JS_API_PREFIX).
+func JetStream(nc *nats.Conn, apiPrefix string) (js jetstream.JetStream, err error) {
+	if apiPrefix == "" {
+		js, err = jetstream.New(nc)
+	} else {
+		js, err = jetstream.NewWithAPIPrefix(nc, apiPrefix)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return js, nil
 }
 
 // Redacted returns the addresses of servers without the passwords in them, for messages.

@@ -82,6 +82,9 @@ type SubscribeConfig struct {
 	// where the last one stopped, and several at once share the events. Empty = ordered and
 	// ephemeral, nothing is kept and nothing is acknowledged.
 	Durable string
+	// Bound has the durable used as it is, as [AddObserver] made it: nothing else of the stream is asked for, which such a user may
+	// not do. Filters and Start are the durable's then.
+	Bound bool
 	// Filters are the subjects wanted (see [JobFilter]); none = all of the stream.
 	Filters []string
 	// Start is where to begin. An existing durable goes on where it is.
@@ -237,6 +240,13 @@ func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error
 	if !s.js.Conn().IsConnected() {
 		return nil, nats.ErrDisconnected
 	}
+	if s.cfg.Bound {
+		consumer, err := s.js.Consumer(ctx, s.cfg.Stream, s.cfg.Durable)
+		if err != nil {
+			return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+		}
+		return s.read(consumer)
+	}
 	stream, err := s.js.Stream(ctx, s.cfg.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", s.cfg.Stream, err)
@@ -310,6 +320,11 @@ func (s *subscriber) openDurable(ctx context.Context, stream jetstream.Stream) (
 	if err != nil {
 		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
 	}
+	return s.read(consumer)
+}
+
+// read begins to read a durable.
+func (s *subscriber) read(consumer jetstream.Consumer) (jetstream.MessagesContext, error) {
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(min(s.cfg.MaxAckPending, 64)),
 		jetstream.PullHeartbeat(s.cfg.Heartbeat))
 	if err != nil {

@@ -18,7 +18,11 @@ import (
 )
 
 // envNATS names the event stream.
-const envNATS = "NATS_URL"
+const (
+	envNATS = "NATS_URL"
+	// envNATSPrefix begins the subjects of JetStream's API for a user of another NATS account than the streams'.
+	envNATSPrefix = "NATS_JS_API_PREFIX"
+)
 
 // since is the value of --since.
 type since string
@@ -40,6 +44,7 @@ func (s *since) Set(text string) error {
 
 type tailFlags struct {
 	subject, job, source string
+	consumer             string
 	since                since
 	follow               bool
 }
@@ -47,10 +52,13 @@ type tailFlags struct {
 func (c *cli) eventsCommand() *cobra.Command {
 	f := tailFlags{since: "all", follow: true}
 	tail := &cobra.Command{
-		Use:   "tail [--subject SUBJECT | --job JOB | --source SOURCE] [--since all|now] [--follow=false]",
+		Use:   "tail [--subject SUBJECT | --job JOB | --source SOURCE | --consumer NAME] [--since all|now] [--follow=false]",
 		Short: "Print the events of jobs and source servers as they happen",
 		Long: `Print the status changes of jobs and source servers: first what the stream has, then what happens, until Ctrl-C.
 With --follow=false it ends with what the stream has. -o json prints the CloudEvents, one a line.
+
+A user who may see one account only has a consumer made for him ("drover events observer add") and reads through it with
+--consumer: tail goes on there where the last one stopped.
 
 It reads the stream at NATS_URL; the center is asked only to find a job or a source server by name.`,
 		Example: `  drover events tail
@@ -58,6 +66,11 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
   drover events tail --subject 'smc.v1.*.*.source.>' --since now`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"since", "follow"} {
+				if f.consumer != "" && cmd.Flags().Changed(name) {
+					return usagef("--consumer and --%s exclude each other: a consumer goes on where it is, and waits for more", name)
+				}
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT)
 			defer stop()
 			err := c.tailEvents(ctx, f)
@@ -72,9 +85,84 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
 	flags.StringVar(&f.subject, "subject", "", "only events on this `SUBJECT`, with NATS wildcards")
 	flags.StringVar(&f.job, "job", "", "only events of this `JOB`, by id or name")
 	flags.StringVar(&f.source, "source", "", "only events of this `SOURCE` server, by id or name")
+	flags.StringVar(&f.consumer, "consumer", "", "only what the consumer `NAME` has, which was made for this user")
 	flags.Var(&f.since, "since", "`WHEN` to begin: all that the stream has, or now")
 	flags.BoolVar(&f.follow, "follow", true, "wait for more")
-	return group("events", "Events: what changed, from the event stream", tail, c.replayCommand())
+	return group("events", "Events: what changed, from the event stream", tail, c.replayCommand(), c.observerCommand())
+}
+
+// observerCommand makes the consumers that users who may see one account only read through.
+func (c *cli) observerCommand() *cobra.Command {
+	account := ""
+	add := &cobra.Command{
+		Use:   "add NAME --account ACCOUNT",
+		Short: "Make consumers with the events of one account",
+		Long: `Make a consumer NAME on each event stream, with the events of one account of the center, from the first on. A NATS user
+who may use these consumers and nothing else sees that account alone: deploy/nats/accounts.conf shows such a user.`,
+		Example: "  drover events observer add observer-1 --account 1",
+		Args:    exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if account == "" {
+				return usagef("%s: --account is missing", cmd.CommandPath())
+			}
+			return c.changeObserver(cmd.Context(), args[0], "made on", func(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+				return events.AddObserver(ctx, js, args[0], account)
+			})
+		},
+	}
+	add.Flags().StringVar(&account, "account", "", "the `ACCOUNT` of the center")
+	remove := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Delete the consumers of an observer",
+		Args:  exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.changeObserver(cmd.Context(), args[0], "deleted on", func(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+				return events.RemoveObserver(ctx, js, args[0])
+			})
+		},
+	}
+	return group("observer", "Consumers for users who may see one account only", add, remove)
+}
+
+func (c *cli) changeObserver(ctx context.Context, name, what string, change func(context.Context, jetstream.JetStream) ([]string, error)) error {
+	nc, js, err := c.eventStream("drover events observer")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	streams, err := change(ctx, js)
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return c.printJSON(map[string]any{"Name": name, "Streams": streams})
+	}
+	return c.printf("observer %s %s %s\n", name, what, strings.Join(streams, ", "))
+}
+
+// eventStream connects to the event stream that the environment names.
+func (c *cli) eventStream(name string) (*nats.Conn, jetstream.JetStream, error) {
+	address := c.getenv(envNATS)
+	if address == "" {
+		return nil, nil, usagef("not set in the environment: %s; drover-dev writes it to dev.env in its data directory, source that file", envNATS)
+	}
+	security, err := events.SecurityFromEnv(c.getenv).Options()
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	// A person waits: say at once that there is no server, rather than keep trying.
+	nc, err := events.Connect(address, name, c.log, append(security, nats.RetryOnFailedConnect(false))...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
+	}
+	js, err := events.JetStream(nc, c.getenv(envNATSPrefix))
+	if err != nil {
+		nc.Close()
+		return nil, nil, fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
+	}
+	return nc, js, nil
 }
 
 func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {
@@ -82,29 +170,16 @@ func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {
 	if err != nil {
 		return err
 	}
-	address := c.getenv(envNATS)
-	if address == "" {
-		return usagef("not set in the environment: %s; drover-dev writes it to dev.env in its data directory, source that file", envNATS)
-	}
-	security, err := events.SecurityFromEnv(c.getenv).Options()
+	nc, js, err := c.eventStream("drover events tail")
 	if err != nil {
-		return usageError{err}
-	}
-	// A person waits: say at once that there is no server, rather than keep trying.
-	nc, err := events.Connect(address, "drover events tail", c.log, append(security, nats.RetryOnFailedConnect(false))...)
-	if err != nil {
-		return fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
+		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("event stream at %s: %w", events.Redacted(address), err)
-	}
 	p := &eventPrinter{cli: c}
 	if !f.follow {
 		return readEvents(ctx, js, filter, f.since, p.print)
 	}
-	cfg := events.SubscribeConfig{Log: c.log}
+	cfg := events.SubscribeConfig{Log: c.log, Durable: f.consumer, Bound: f.consumer != ""}
 	if filter != "" {
 		cfg.Filters = []string{filter}
 	}
@@ -117,14 +192,14 @@ func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {
 // eventFilter makes one subject of the flags.
 func (c *cli) eventFilter(ctx context.Context, f tailFlags) (string, error) {
 	given := 0
-	for _, s := range []string{f.subject, f.job, f.source} {
+	for _, s := range []string{f.subject, f.job, f.source, f.consumer} {
 		if s != "" {
 			given++
 		}
 	}
 	switch {
 	case given > 1:
-		return "", usagef("--subject, --job and --source exclude each other")
+		return "", usagef("--subject, --job, --source and --consumer exclude each other")
 	case f.subject != "":
 		return f.subject, nil
 	case f.job != "":

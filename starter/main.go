@@ -99,7 +99,7 @@ The center and the access key come from the environment, as drover-dev writes it
   ALIBABA_CLOUD_PROFILE             without these two: a profile of the vendor's CLI (default: the current one)
   DROVER_REGION                     region of the jobs
   DROVER_CA_FILE                    PEM file of the authority of the center's certificate, where this machine does not know it
-  NATS_URL                          event stream (events tail only)
+  NATS_URL                          event stream (events only); NATS_USER and NATS_PASSWORD, NATS_CREDS, NATS_CA, NATS_CERT, NATS_KEY
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		Example: `  . data/dev.env
