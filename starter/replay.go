@@ -16,22 +16,36 @@ const serverProgram = "drover-server"
 
 // replayCommand is `drover-server events replay` under the name where it is looked for.
 func (c *cli) replayCommand() *cobra.Command {
-	return &cobra.Command{
+	var from string
+	var newStream bool
+	replay := &cobra.Command{
 		Use:   "replay --from beginning|SEQUENCE|TIME|DURATION [--new-stream]",
 		Short: "Publish the events of the center's database again that the stream has lost",
 		Long: `Publish the events of the center's database again that the stream lacks: each once, those of a resource in order.
 Doing it again adds nothing, and the center may run meanwhile.
 
-It works on the center's database, at DATABASE_URL, and on NATS_URL: it runs "drover-server events replay", which must be
-installed beside this program or on the PATH, and gives it all that follows. --help tells of its flags.`,
+It works on the center's database, DATABASE_URL with DROVER_SECRET_KEY_FILE, and on NATS_URL: it runs "drover-server events
+replay", which must be beside this program or on the PATH.`,
 		Example: `  drover events replay --from beginning
   drover events replay --from 2026-05-01T12:00:00Z
   drover events replay --from beginning --new-stream`,
-		DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.runServer(cmd.Context(), append([]string{"events", "replay"}, args...))
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from == "" {
+				return usagef("%s: --from is missing", cmd.CommandPath())
+			}
+			args := []string{"events", "replay", "--from", from}
+			if newStream {
+				args = append(args, "--new-stream")
+			}
+			return c.runServer(cmd.Context(), args)
 		},
 	}
+	flags := replay.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&from, "from", "", "`WHERE` to begin: beginning, a sequence that events had in the stream, a time such as 2026-05-01T12:00:00Z, or how long ago, such as 36h")
+	flags.BoolVar(&newStream, "new-stream", false, "delete the stream first, with its consumers, and make it anew with the settings it has")
+	return replay
 }
 
 // runServer runs drover-server with this program's output, and takes over how it ends.
@@ -72,4 +86,6 @@ func findServer() (string, error) {
 type endedWith struct{ code int }
 
 // Error implements error.
-func (e endedWith) Error() string { return fmt.Sprintf("%s ended with exit code %d", serverProgram, e.code) }
+func (e endedWith) Error() string {
+	return fmt.Sprintf("%s ended with exit code %d", serverProgram, e.code)
+}

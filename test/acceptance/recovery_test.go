@@ -201,7 +201,7 @@ func TestBackupAndRestore(t *testing.T) {
 	s.loseTemporal()
 	rebuilt := s.server(0, "rebuild").Stderr
 	require.Contains(t, rebuilt, "entities: 2 started")
-	require.Contains(t, rebuilt, "events: 1 jobs and source servers go on after what the stream has of them, 2 that the backup does not know")
+	require.Contains(t, rebuilt, "events: 2 jobs and source servers go on after what the stream has of them, 2 that the backup does not know")
 	for _, p := range []*process.Process{s.Servers[0].Process, s.CenterWorkers[0], s.TransitionHosts[0].Process} {
 		s.start(p)
 	}
@@ -228,13 +228,17 @@ func TestBackupAndRestore(t *testing.T) {
 
 	// An agent of a source server that the backup does not know is told so.
 	require.NoError(t, lost.Start())
-	stack.Eventually(t, slow, "the agent says that the center does not know it", func() (bool, any) {
-		n, err := lost.Logged("restored from a backup")
-		return n > 0, err
-	})
+	code, err := lost.Wait(within(t, slow))
+	require.NoError(t, err)
+	require.Equal(t, 1, code)
+	require.Contains(t, lost.Tail(2), "restored from")
 
 	// Consumers see every number once, in order, and at last what is true.
-	stream := s.events()
+	var stream []streamed
+	stack.Eventually(t, slow, "the last event is in the stream", func() (bool, any) {
+		stream = s.events()
+		return slices.ContainsFunc(stream, func(e streamed) bool { return e.Subject == job && e.Data.Sequence == d.Sequence }), len(stream)
+	})
 	requireNumbered(t, stream)
 	requireLast(t, stream, job, d.Sequence, "Waiting")
 	requireLast(t, stream, lostJob, 0, "Deleted")
@@ -247,14 +251,16 @@ func TestBackupAndRestore(t *testing.T) {
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	require.NoError(t, js.DeleteStream(within(t, slow), "SMC"))
-	require.Contains(t, s.server(0, "events", "replay", "--from", "beginning").Stderr, "events to go through")
+	require.Contains(t, s.server(0, "events", "replay", "--from", "beginning").Stderr, " 0 were in the stream already")
 	again := s.events()
 	requireNumbered(t, again)
 	requireLast(t, again, job, d.Sequence, "Waiting")
 	requireLast(t, again, lostJob, 0, "Deleted")
 	s.server(0, "events", "replay", "--from", "beginning")
 	s.server(0, "events", "replay", "--from", "1")
-	s.server(0, "events", "replay", "--from", "1h")
+	replay, err := s.Drover(within(t, slow), "events", "replay", "--from", "1h")
+	require.NoError(t, err)
+	require.Equal(t, 0, replay.Code, replay.Stderr)
 	require.Len(t, s.events(), len(again), "doing it again adds nothing")
 	s.server(0, "events", "replay", "--from", "beginning", "--new-stream")
 	require.Len(t, s.events(), len(again))
