@@ -13,7 +13,8 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-// TestRecordQueued writes the history of a job that is queued, withdrawn, queued again and admitted.
+// TestRecordQueued writes the history of a job that is queued, withdrawn, queued again and admitted. It comes after TestRecord, which
+// clears testdata.
 func TestRecordQueued(t *testing.T) {
 	s := newStack(t)
 	// Two agents: the first one's job has the only running slot.
