@@ -64,6 +64,14 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := t.ask(ctx, jobID, update, requestID, argument)
+		if smc.CodeOf(err) == workflows.TypeContinuesAsNew { // its next run takes the request
+			select {
+			case <-time.After(pause):
+				continue
+			case <-ctx.Done():
+				return smc.Errorf(smc.CodeServiceUnavailable, "%s of job %s was not taken within %s: send it again", update, jobID, updateTimeout)
+			}
+		}
 		if smc.CodeOf(err) != smc.CodeReplicationJobInvalidStatus {
 			return err
 		}

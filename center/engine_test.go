@@ -109,6 +109,7 @@ func TestUpdate(t *testing.T) {
 	source, _ := f.agent("web")
 	job := f.create(source)
 	missing := serviceerror.NewNotFound("workflow not found")
+	continuing := temporal.NewApplicationError("ask again", workflows.TypeContinuesAsNew)
 	refused := temporal.NewApplicationError("the job is Running", smc.CodeReplicationJobInvalidStatus)
 	for _, test := range []struct {
 		name, update    string
@@ -120,6 +121,7 @@ func TestUpdate(t *testing.T) {
 		{name: "refused by the validator", update: workflows.UpdateStop, calls: []error{refused}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
 		{name: "refused by the handler", update: workflows.UpdateStop, handlers: []error{fmt.Errorf("update: %w", refused)}, code: smc.CodeReplicationJobInvalidStatus, message: "the job is Running", updates: 1},
 		{name: "entity behind the store", calls: []error{refused, refused}, handlers: []error{refused}, updates: 4},
+		{name: "entity continues as new", calls: []error{continuing, continuing}, handlers: []error{continuing}, updates: 4},
 		{name: "entity not started yet", calls: []error{missing}, starts: 1, updates: 2},
 		{name: "entity closed", calls: []error{missing, missing}, code: smc.CodeInvalidJobIDNotFound, message: "gone", starts: 1, updates: 2},
 		{name: "no Temporal", calls: []error{errors.New("connection refused")}, code: smc.CodeInternalError, updates: 1},

@@ -65,6 +65,10 @@ const restingHistory = 120
 // moves the job.
 const maxUpdates = 1500
 
+// TypeContinuesAsNew is the type of the refusal of an update that came as the entity was about to continue as new: it left no
+// trace, and is to be sent again under the same id. Without it a job that gets updates all the time would never get to it.
+const TypeContinuesAsNew = "ContinuesAsNew"
+
 // CutOverRequest is the argument of UpdateCutOver.
 type CutOverRequest struct{ SyncData bool }
 
@@ -108,11 +112,11 @@ func ReplicationJob(ctx workflow.Context, in JobInput) error {
 			if err := e.lapse(ctx); err != nil {
 				return err
 			}
-		case e.historyFull(ctx):
+		case e.continues(ctx):
 			if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
 				return err
 			}
-			if e.Status != smc.StatusRunning && !e.released() {
+			if e.continues(ctx) {
 				return workflow.NewContinueAsNewError(ctx, ReplicationJob, e.JobInput)
 			}
 		default:
@@ -125,6 +129,11 @@ func ReplicationJob(ctx workflow.Context, in JobInput) error {
 
 // released reports whether nothing is left of a job that is being deleted but its row.
 func (e *entity) released() bool { return e.Status == smc.StatusDeleting && e.ReleaseHost == "" }
+
+// continues reports whether the entity is about to continue as new. It takes no update any more: the next run does.
+func (e *entity) continues(ctx workflow.Context) bool {
+	return e.Status != smc.StatusRunning && !e.released() && e.historyFull(ctx)
+}
 
 func (e *entity) historyFull(ctx workflow.Context) bool {
 	info := workflow.GetInfo(ctx)
@@ -342,6 +351,9 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 	validate := func(ctx workflow.Context, _ In) error {
 		if slices.Contains(e.Requests, workflow.GetCurrentUpdateInfo(ctx).ID) {
 			return nil
+		}
+		if e.continues(ctx) {
+			return temporal.NewNonRetryableApplicationError("job "+e.JobID+": its entity continues as new, ask again", TypeContinuesAsNew, nil)
 		}
 		if err := e.hasRoom(name); err != nil {
 			return err

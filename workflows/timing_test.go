@@ -402,7 +402,7 @@ func TestDeleteOfAnExpiredJob(t *testing.T) {
 }
 
 // An update that is at work when the history is full is carried out before the entity continues as new, which remembers it;
-// one that comes after is the next run's.
+// one that comes meanwhile is refused, and the next run's when it is sent again.
 func TestContinueAsNewWaitsForUpdates(t *testing.T) {
 	r := newRecord(t, 24)
 	first := newScenarioOf(r, r.input())
@@ -414,10 +414,12 @@ func TestContinueAsNewWaitsForUpdates(t *testing.T) {
 		answers = append(answers, first.request(time.Hour, UpdateModify, fmt.Sprint("R", i), smc.ModifyReplicationJobAttributeRequest{JobID: r.jobID, Name: &names[i]}))
 	}
 	first.at(time.Hour+30*time.Second, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
+	late := first.request(time.Hour+45*time.Second, UpdateModify, "late", smc.ModifyReplicationJobAttributeRequest{JobID: r.jobID, Name: &names[0]})
 	input := requireContinuesAsNew(t, first.runUntil(100*time.Hour))
 	for _, answer := range answers {
 		require.NoError(t, answer.rejected)
 	}
+	late.requireRejected(TypeContinuesAsNew)
 	require.ElementsMatch(t, []string{"R0", "R1", "R2"}, input.Requests)
 	require.Equal(t, 3, first.attempts["Modify"])
 
