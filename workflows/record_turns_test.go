@@ -42,5 +42,5 @@ func TestRecordQueued(t *testing.T) {
 	stop(crowd)
 	first.heal()
 	s.await(id, smc.StatusFinished)
-	s.write("queued", id)
+	s.write("queued", 1, id)
 }
