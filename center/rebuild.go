@@ -41,7 +41,7 @@ type Rebuilt struct {
 }
 
 // ErrEntities is returned by Rebuild when there are entities where there should be none.
-var ErrEntities = errors.New("Temporal has entities of another past")
+var ErrEntities = errors.New("there are entities of another past in Temporal")
 
 // rebuildParallel is how many entities are started at once.
 const rebuildParallel = 8

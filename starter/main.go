@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	root.SetErr(stderr)
 	called, err := root.ExecuteContextC(ctx)
 	var usage usageError
-	var ended endedWith
+	var ended serverError
 	switch {
 	case err == nil:
 		return exitOK

@@ -59,7 +59,7 @@ func (c *cli) runServer(ctx context.Context, args []string) error {
 	err = command.Run()
 	var failure *exec.ExitError
 	if errors.As(err, &failure) && failure.Exited() {
-		return endedWith{failure.ExitCode()}
+		return serverError{failure.ExitCode()}
 	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", program, err)
@@ -82,10 +82,10 @@ func findServer() (string, error) {
 	return program, nil
 }
 
-// endedWith says that another program has told what went wrong.
-type endedWith struct{ code int }
+// serverError says that another program has told what went wrong.
+type serverError struct{ code int }
 
 // Error implements error.
-func (e endedWith) Error() string {
+func (e serverError) Error() string {
 	return fmt.Sprintf("%s ended with exit code %d", serverProgram, e.code)
 }

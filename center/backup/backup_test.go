@@ -32,7 +32,6 @@ type site struct {
 	root   string
 	host   *replica.Host
 	hostID string
-	disk   string
 	jobID  string
 	run    int
 }
@@ -42,6 +41,7 @@ type epochs struct{}
 func (epochs) RaiseEpoch(context.Context, string, int) (int64, error) { return 1, nil }
 func (epochs) CheckEpoch(context.Context, string, int64) error        { return nil }
 func must[T any](t *testing.T) func(T, error) T {
+	t.Helper()
 	return func(v T, err error) T {
 		t.Helper()
 		require.NoError(t, err)

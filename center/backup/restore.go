@@ -121,6 +121,12 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 			return err
 		}
 	}
+	var locks []func()
+	defer func() {
+		for _, unlock := range locks {
+			unlock()
+		}
+	}()
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; i >= 0 && err != nil; i-- {
@@ -136,7 +142,7 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 		if err != nil {
 			return err
 		}
-		defer unlock()
+		locks = append(locks, unlock)
 	}
 	if err := b.Verify(ctx, target.Progress); err != nil {
 		return err

@@ -35,10 +35,9 @@ func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires
 
 // ForgetNonces drops the nonces that have expired.
 func (s *Store) ForgetNonces(ctx context.Context) error {
-	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM nonces WHERE expires_at < ?`, millis(s.now()))
-		return err
-	})
+	_, err := s.deleteAll(ctx, `DELETE FROM nonces WHERE (access_key_id, nonce) IN (SELECT access_key_id, nonce FROM nonces WHERE expires_at < ? ORDER BY expires_at LIMIT ?)`,
+		millis(s.now()))
+	return err
 }
 
 // CreateAccessToken stores an activation code's record; code is kept as a hash.

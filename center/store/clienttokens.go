@@ -45,10 +45,7 @@ func (s *Store) rememberToken(ctx context.Context, tx *transaction, accountID, t
 
 // ForgetClientTokens drops the client tokens that are no longer remembered, and returns how many. A lookup does not find
 // them anyway.
-func (s *Store) ForgetClientTokens(ctx context.Context) (n int64, err error) {
-	err = s.write(ctx, func(tx *transaction) error {
-		n, err = rowsAffected(tx.ExecContext(ctx, `DELETE FROM client_tokens WHERE created_at <= ?`, millis(s.now().Add(-clientTokenLife))))
-		return err
-	})
-	return n, err
+func (s *Store) ForgetClientTokens(ctx context.Context) (int64, error) {
+	return s.deleteAll(ctx, `DELETE FROM client_tokens WHERE (account_id, token) IN (SELECT account_id, token FROM client_tokens WHERE created_at <= ?
+		ORDER BY created_at LIMIT ?)`, millis(s.now().Add(-clientTokenLife)))
 }
