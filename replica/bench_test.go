@@ -54,6 +54,32 @@ func BenchmarkSyncFull(b *testing.B) {
 	}
 }
 
+// BenchmarkSyncTLS sends a disk over plain http and over https in turns: what TLS costs.
+func BenchmarkSyncTLS(b *testing.B) {
+	disk := benchDisk(b)
+	for _, level := range []int{0, 1} {
+		b.Run(fmt.Sprintf("level=%d", level), func(b *testing.B) {
+			sites := []*site{startSite(b, false), startSite(b, true)}
+			var spent [2]time.Duration
+			for i := range b.N {
+				for j := range sites {
+					k := (i + j) % len(sites) // neither is always first
+					job := fmt.Sprintf("j-%d", i)
+					begin := time.Now()
+					sites[k].run(job, 1, Params{CompressLevel: level}, disk)
+					spent[k] += time.Since(begin)
+					require.NoError(b, sites[k].host.ReleaseStaging(b.Context(), job))
+				}
+			}
+			rate := func(d time.Duration) float64 { return float64(b.N) * benchSize / 1e6 / d.Seconds() }
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(rate(spent[0]), "plain-MB/s")
+			b.ReportMetric(rate(spent[1]), "tls-MB/s")
+			b.ReportMetric(spent[0].Seconds()/spent[1].Seconds(), "tls/plain")
+		})
+	}
+}
+
 // BenchmarkSyncIncremental changes one grain in fifty before each run.
 func BenchmarkSyncIncremental(b *testing.B) {
 	disk := benchDisk(b)

@@ -3,6 +3,8 @@ package replica
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -72,13 +74,20 @@ type site struct {
 
 	host   *Host
 	server *httptest.Server
+	// secure has the host serve https.
+	secure bool
 	// intercept may answer a request in the host's place.
 	intercept atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
 func newSite(tb testing.TB) *site {
 	tb.Helper()
-	s := &site{t: tb, root: tb.TempDir(), epochs: newEpochs(), addr: "127.0.0.1:0"}
+	return startSite(tb, false)
+}
+
+func startSite(tb testing.TB, secure bool) *site {
+	tb.Helper()
+	s := &site{t: tb, root: tb.TempDir(), epochs: newEpochs(), addr: "127.0.0.1:0", secure: secure}
 	s.start()
 	tb.Cleanup(func() { s.kill() })
 	return s
@@ -104,7 +113,11 @@ func (s *site) start() {
 	}))
 	s.server.Listener.Close()
 	s.server.Listener = listener
-	s.server.Start()
+	if s.secure {
+		s.server.StartTLS()
+	} else {
+		s.server.Start()
+	}
 	s.url = s.server.URL
 }
 
@@ -144,8 +157,14 @@ func (s *site) sync(ctx context.Context, job string, disks ...SourceDisk) error 
 var instances atomic.Int64
 
 func (s *site) config(job string, disks ...SourceDisk) SyncConfig {
+	var client *http.Client
+	if s.secure {
+		roots := x509.NewCertPool()
+		roots.AddCert(s.server.Certificate())
+		client = NewClient(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})
+	}
 	return SyncConfig{
-		HostURL: s.url, Token: SignToken(testKey, TokenSession, job, time.Now().Add(time.Hour)), JobID: job,
+		Client: client, HostURL: s.url, Token: SignToken(testKey, TokenSession, job, time.Now().Add(time.Hour)), JobID: job,
 		Instance: fmt.Sprintf("agent-%d", instances.Add(1)), Disks: disks, Logger: zaptest.NewLogger(s.t, zaptest.Level(zapcore.ErrorLevel)),
 		ReadPatience: -1,
 	}

@@ -85,7 +85,7 @@ func ParseReplicationParameters(s string) (ReplicationParameters, error) {
 				return fail("%s: %s is not allowed; it must be true or false", key, quote(string(raw)))
 			}
 		case "usesshtunnel":
-			// Accepted without effect: transfers are always encrypted.
+			// Accepted without effect: transfers go over TLS.
 		default:
 			p.Ignored = append(p.Ignored, key)
 		}
