@@ -269,9 +269,15 @@ func TestSourceThatReachesTheCenterOnly(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		for ctx.Err() == nil {
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		for {
 			_ = f.record.Heartbeat(ctx, f.sourceID, agentapi.Server{Disks: []agentapi.Disk{{Path: f.disk, SizeBytes: diskSize}}})
-			time.Sleep(20 * time.Millisecond) // paces the heartbeats; nothing waits for it
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	synced := make(chan error, 1)

@@ -179,11 +179,11 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 		}
 		troubled, last := true, time.Now()
 		manifest, err := a.Host.MakeImage(ctx, spec, func(p replica.Progress) {
-			if now := time.Now(); p.BytesTotal == 0 || now.Sub(last) < time.Second {
+			now := time.Now()
+			if p.BytesTotal == 0 || now.Sub(last) < time.Second {
 				return
-			} else {
-				last = now
 			}
+			last = now
 			share := float64(p.BytesRead) / float64(p.BytesTotal)
 			err := a.Store.UpdateProcessing(ctx, in.JobID, in.Run, share)
 			if err == nil && troubled {
