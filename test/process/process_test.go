@@ -33,7 +33,7 @@ func soon(t *testing.T) context.Context {
 }
 
 func TestStopsWithItsChildren(t *testing.T) {
-	p := shell(t, `trap 'kill $child; wait $child; exit 0' TERM; sleep 1000 & child=$!; echo "ready $child"; wait`)
+	p := shell(t, `trap 'wait; exit 0' TERM; (echo ready; exec sleep 1000) & wait`)
 	require.NoError(t, p.AwaitReady(soon(t)))
 	require.NoError(t, p.Alive())
 	require.Error(t, p.Start(), "it is running")
