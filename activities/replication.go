@@ -116,6 +116,9 @@ func (a *Replication) serveAgent(ctx context.Context, in PhaseInput, job *store.
 		return err
 	}
 	defer session.Close()
+	if err := a.Store.MoveSession(ctx, in.JobID, in.Run, a.HostURL); err != nil {
+		return err
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -175,3 +175,22 @@ func (s *Store) Host(ctx context.Context, hostID string) (*Host, error) {
 	host.HeartbeatAt = fromMillis(heartbeat)
 	return &host, err
 }
+
+// MoveSession tells the agent of an open session where its transition host listens now, if that has changed since the session was
+// opened: a host may come back at another address.
+func (s *Store) MoveSession(ctx context.Context, jobID string, run int, hostURL string) error {
+	var sourceID string
+	err := s.write(ctx, func(tx *transaction) error {
+		sourceID = ""
+		err := tx.QueryRowContext(ctx, `UPDATE sync_sessions SET host_url = ?, generation = generation + 1, change = `+tx.nextChange()+`
+			WHERE job_id = ? AND run = ? AND open = 1 AND host_url <> ? RETURNING source_id`, hostURL, jobID, run, hostURL).Scan(&sourceID)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil // it is where it was, or over
+		}
+		return err
+	})
+	if err == nil && sourceID != "" {
+		s.workChanged.notify(sourceID)
+	}
+	return err
+}

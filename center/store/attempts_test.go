@@ -205,3 +205,27 @@ func TestSecondsLeft(t *testing.T) {
 		require.Equal(t, test.want, SecondsLeft(test.total, test.read, test.rate))
 	}
 }
+
+func TestSessionFollowsItsHost(t *testing.T) {
+	f := newFixture(t)
+	source := f.source("web")
+	id := f.create(spec(source.SourceID))
+	f.start(id, "start", smc.TriggerStart)
+	require.NoError(t, f.BeginSync(f.ctx, id, "sync", 1, hostURL, 100))
+	before, err := f.Work(f.ctx, source.SourceID)
+	require.NoError(t, err)
+	changed, done := f.WorkChanged(source.SourceID)
+	defer done()
+	require.NoError(t, f.MoveSession(f.ctx, id, 1, hostURL))
+	same, err := f.Work(f.ctx, source.SourceID)
+	require.NoError(t, err)
+	require.Equal(t, before, same, "it is where it was")
+	require.NoError(t, f.MoveSession(f.ctx, id, 1, "http://moved"))
+	<-changed
+	moved, err := f.Work(f.ctx, source.SourceID)
+	require.NoError(t, err)
+	require.Equal(t, "http://moved", moved.HostURL)
+	require.Greater(t, moved.Generation, before.Generation)
+	require.NoError(t, f.Stop(f.ctx, id, "stop"))
+	require.NoError(t, f.MoveSession(f.ctx, id, 1, "http://again"), "it is over")
+}
