@@ -237,7 +237,7 @@ func (a *agent) register(ctx context.Context) error {
 			}
 			return fmt.Errorf("register source server %q at %s: %w", a.cfg.Name, a.cfg.Endpoint, err)
 		}
-		err, final := a.explain(err)
+		final, err := a.explain(err)
 		if final {
 			return fmt.Errorf("register source server %q: %w", a.cfg.Name, err)
 		}
@@ -302,7 +302,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			if err := a.deleted(err); err != nil {
 				return err
 			}
-			err, _ = a.explain(err)
+			_, err = a.explain(err)
 			outage.note(err)
 			due = min(rate, pause(outage.attempts)) // the center may take this server for lost: be back soon
 		default:

@@ -177,23 +177,23 @@ func authorityAt(ctx context.Context, endpoint string, fingerprint ca.Fingerprin
 
 // explain says what to do about a certificate that the agent does not accept; other errors stay as they are. final is true
 // when trying again does not help an agent that has not registered yet.
-func (a *agent) explain(err error) (explained error, final bool) {
+func (a *agent) explain(err error) (final bool, explained error) {
 	var failed *tls.CertificateVerificationError
 	if !errors.As(err, &failed) {
-		return err, false
+		return false, err
 	}
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
 	case errors.As(err, &unknown) && a.state.CACertificates != "":
-		return fmt.Errorf("%w; the center at %s shows a certificate of another authority than those this agent trusts: when the center has a new one, "+
-			"give it by --ca-file", err, a.endpoint()), true
+		return true, fmt.Errorf("%w; the center at %s shows a certificate of another authority than those this agent trusts: when the center has a new one, "+
+			"give it by --ca-file", err, a.endpoint())
 	case errors.As(err, &unknown):
-		return fmt.Errorf("%w; give the center's authority by --ca-file, or an activation code of `drover token create`, which names it", err), true
+		return true, fmt.Errorf("%w; give the center's authority by --ca-file, or an activation code of `drover token create`, which names it", err)
 	case errors.As(err, &name):
-		return fmt.Errorf("%w; use one of these in --endpoint, or have the center's certificate made for this one too (--tls-name)", err), true
+		return true, fmt.Errorf("%w; use one of these in --endpoint, or have the center's certificate made for this one too (--tls-name)", err)
 	}
-	return fmt.Errorf("%w; are the clocks of both machines right?", err), true
+	return true, fmt.Errorf("%w; are the clocks of both machines right?", err)
 }
 
 // followTrust takes over the authorities that the center names. A text that is no list of them changes nothing.

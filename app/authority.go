@@ -96,7 +96,7 @@ func AuthorityCommands(connections Connections) []Program {
 			Name:   name,
 			Usage:  fmt.Sprintf("Usage: %s [flags]\n\n%s docs/security.md says how an authority is changed.\n\nFlags:\n", name, c.about),
 			Define: func(flags *pflag.FlagSet) { RecordFlags(flags, &connections) },
-			Check:  func() error { return connections.checkRecord() },
+			Check:  func() error { return connections.checkRecord() }, //nolint:gocritic // the flags are not read yet
 			Command: func(ctx context.Context, stdout, _ io.Writer, log *zap.Logger) error {
 				record, err := connections.openRecord(ctx, log)
 				if err != nil {

@@ -3,7 +3,6 @@ package deploy_test
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -275,7 +274,7 @@ func TestNATSWantsTheRightPassword(t *testing.T) {
 		options, err := security.Options()
 		require.NoError(t, err)
 		_, err = events.Connect(s.url, "stranger", zap.NewNop(), append(options, nats.RetryOnFailedConnect(false))...)
-		require.Error(t, err, fmt.Sprintf("%+v", security))
+		require.Error(t, err, "%+v", security)
 	}
 	_, err := events.Security{Password: "x"}.Options()
 	require.ErrorContains(t, err, "NATS_USER")

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"path/filepath"
 	"testing"
 
@@ -56,4 +58,46 @@ func TestSettings(t *testing.T) {
 			require.Equal(t, c.code, code)
 		})
 	}
+}
+
+// An authority is shown, followed by another, and replaced.
+func TestAuthorityCommands(t *testing.T) {
+	keyFile := filepath.Join(t.TempDir(), "secret.key")
+	require.NoError(t, store.MakeKeyFile(keyFile))
+	env := map[string]string{"DROVER_SECRET_KEY_FILE": keyFile, "DATABASE_URL": "sqlite://" + filepath.Join(t.TempDir(), "center.db")}
+	run := func(code int, args ...string) (certificates []*x509.Certificate, stderr string) {
+		t.Helper()
+		var out, errOut bytes.Buffer
+		require.Equal(t, code, program(func(name string) string { return env[name] }).Main(append([]string{"ca"}, args...), &out, &errOut), errOut.String())
+		for rest := out.Bytes(); ; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				return certificates, errOut.String()
+			}
+			require.Equal(t, "CERTIFICATE", block.Type, "the key is not shown")
+			certificate, err := x509.ParseCertificate(block.Bytes)
+			require.NoError(t, err)
+			certificates = append(certificates, certificate)
+		}
+	}
+	first, _ := run(app.ExitOK, "show")
+	require.Len(t, first, 1)
+	_, says := run(app.ExitFailed, "use")
+	require.Contains(t, says, "ca add first")
+	both, _ := run(app.ExitOK, "add")
+	require.Len(t, both, 2)
+	require.Equal(t, first[0].Raw, both[0].Raw, "the old one signs on")
+	_, says = run(app.ExitFailed, "add")
+	require.Contains(t, says, "two certificate authorities already")
+	used, _ := run(app.ExitOK, "use")
+	require.Equal(t, both[1].Raw, used[0].Raw)
+	require.Equal(t, both[0].Raw, used[1].Raw)
+	last, _ := run(app.ExitOK, "drop")
+	require.Len(t, last, 1)
+	require.Equal(t, both[1].Raw, last[0].Raw)
+	run(app.ExitUsage, "sign")
+	run(app.ExitUsage)
+	delete(env, "DATABASE_URL")
+	_, says = run(app.ExitUsage, "show")
+	require.Contains(t, says, "DATABASE_URL")
 }

@@ -183,3 +183,31 @@ func TestEventsTailWithoutAServer(t *testing.T) {
 	assert.Contains(t, o.stderr, "nats://127.0.0.1:1")
 	assert.Empty(t, o.stdout)
 }
+
+func TestEventsObserver(t *testing.T) {
+	s := newEventStream(t)
+	s.job(t, "j-0123456789", 1, "Ready", "")
+	env := map[string]string{"NATS_URL": s.url}
+	o := droverWith(t, env, "events", "observer", "add", "observer-1", "--account", "1")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	assert.Equal(t, "observer observer-1 made on SMC\n", o.stdout, "the other stream is not there yet")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var out screen
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"events", "tail", "--consumer", "observer-1"}, func(name string) string { return env[name] }, &out, &out)
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "j-0123456789") }, 10*time.Second, time.Millisecond)
+	cancel()
+	<-ended
+
+	o = droverWith(t, env, "events", "observer", "remove", "observer-1")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	o = droverWith(t, env, "events", "observer", "remove", "observer-1")
+	assert.Equal(t, exitFailed, o.code)
+	assert.Contains(t, o.stderr, "there is no observer observer-1")
+	for _, args := range []string{"observer add x", "observer add --account 1", "tail --consumer x --since now", "tail --consumer x --job y"} {
+		assert.Equal(t, exitUsage, droverWith(t, env, append([]string{"events"}, strings.Fields(args)...)...).code, args)
+	}
+}
