@@ -366,9 +366,8 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 		if err := e.mutex.Lock(ctx); err != nil {
 			return err
 		}
-		defer e.mutex.Unlock()
+		defer e.leave()
 		e.withdrawDue(ctx)
-		e.changed = true // also when this comes to nothing: the start that was withdrawn is set again
 		if slices.Contains(e.Requests, request) {
 			return nil
 		}
@@ -416,9 +415,8 @@ func (e *entity) takeAdmissions(ctx workflow.Context) error {
 		if err := e.mutex.Lock(ctx); err != nil {
 			return err
 		}
-		defer e.mutex.Unlock()
+		defer e.leave()
 		e.withdrawDue(ctx)
-		e.changed = true
 		if stale(in) {
 			return nil
 		}
@@ -441,6 +439,13 @@ func (e *entity) takeAdmissions(ctx workflow.Context) error {
 		}
 		return nil
 	}})
+}
+
+// leave ends a handler. What the job waits for is looked at again, also when the update came to nothing: the start that it
+// withdrew is to be set again.
+func (e *entity) leave() {
+	e.changed = true
+	e.mutex.Unlock()
 }
 
 // hasRoom refuses a change of attributes that would take the room of what moves the job.

@@ -441,3 +441,12 @@ func TestChangesOfARunningJobAreBounded(t *testing.T) {
 	e.Status = smc.StatusWaiting
 	require.NoError(t, e.hasRoom(UpdateModify), "at rest it continues as new")
 }
+
+// An update may come with the entity's first task, before the entity rests for the first time: what it changes is seen.
+func TestUpdateWithTheFirstTask(t *testing.T) {
+	s := newScenario(t, 0)
+	modified := s.modify(0, smc.ModifyReplicationJobAttributeRequest{ValidTime: apiTime(time.Now().Add(8 * day))})
+	require.NoError(t, s.runUntil(10*day))
+	modified.requireDone()
+	require.Equal(t, smc.StatusExpired, s.job().Status)
+}
