@@ -138,11 +138,14 @@ func (o *memOutbox) Pending(_ context.Context, limit int) ([]Record, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var pending []Record
+	before := map[string]uint64{} // where the record before it of the same subject stands
 	for _, rec := range o.records {
-		if _, done := o.published[rec.ID]; done {
+		prev := before[rec.Subject]
+		seq, done := o.published[rec.ID]
+		if before[rec.Subject] = seq; done {
 			continue
 		}
-		rec.PrevStreamSeq = o.last[rec.Subject]
+		rec.PrevStreamSeq = prev
 		if pending = append(pending, rec); len(pending) == limit {
 			break
 		}

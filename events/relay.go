@@ -376,6 +376,11 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 	var prev uint64
 	for _, rec := range queue {
 		if prev > 0 {
+			if rec.PrevStreamSeq > 0 {
+				// Between this record and the one before it in the queue is one that is marked published: the outbox was
+				// rewound, and another relay marked what it had published before.
+				return moved, errRewound
+			}
 			rec.PrevStreamSeq = prev
 		}
 		if ctx.Err() != nil {
