@@ -52,6 +52,9 @@ func (s *Store) NoteTrouble(ctx context.Context, jobID string, run int, code, in
 		_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET rate = 0 WHERE job_id = ? AND number = ?`, jobID, run)
 		return err
 	})
+	if err == nil && s.observer != nil {
+		s.observer.RunTroubled(code)
+	}
 	return trouble, err
 }
 

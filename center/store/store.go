@@ -38,6 +38,7 @@ type Store struct {
 	// something new to do.
 	outboxChanged notifier
 	workChanged   keyedNotifier
+	observer      Observer // nil: none
 }
 
 // Option changes how Open makes a Store.

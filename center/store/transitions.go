@@ -25,8 +25,10 @@ type change struct {
 // as it is afterwards. A key that was written before makes it a no-op.
 func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	var job *Job
+	var move *JobMove
 	err := s.writeEvents(ctx, func(tx *transaction) error {
 		var err error
+		move = nil
 		job, err = scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, c.jobID))
 		if errors.Is(err, ErrNotFound) {
 			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s does not exist", c.jobID)
@@ -44,6 +46,9 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 		if err := c.apply(tx, job); err != nil {
 			return err
 		}
+		if move, err = s.jobMove(ctx, tx, &previous, job); err != nil {
+			return err
+		}
 		return s.writeTransition(ctx, tx, &previous, job, c.key)
 	})
 	if errors.Is(err, errAsItIs) {
@@ -51,6 +56,9 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s, transition %s: %w", c.jobID, c.key, err)
+	}
+	if move != nil {
+		s.observer.JobMoved(*move)
 	}
 	s.workChanged.notify(job.SourceID)
 	return job, nil
