@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,8 +27,11 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/temporalproto"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 )
@@ -36,12 +40,14 @@ import (
 //
 //	make drover-dev && go test -tags record -run TestRecord -count=1 ./workflows
 //
+// Scenarios that take hours or months are recorded in seconds: the times in the job's row are moved, and a modification of
+// the job has its entity read them. The workflow's commands are those of the long wait; only its timers are shorter.
+//
 // It is to be run when a workflow was changed on purpose in a way that open workflows need not survive. The agents of
 // the source servers are played by the test, so that a disk can be made to hang and to fail.
 func TestRecord(t *testing.T) {
 	s := newStack(t)
-	written := map[string]bool{}
-	for _, scenario := range []struct {
+	scenarios := []struct {
 		name string
 		play func(*stack, *agent) (jobID string)
 	}{
@@ -50,26 +56,44 @@ func TestRecord(t *testing.T) {
 		{"in-error-and-resumed", (*stack).inErrorAndResumed},
 		{"incremental-with-cutover", (*stack).incrementalWithCutOver},
 		{"deleted", (*stack).deleted},
-	} {
+		{"scheduled", (*stack).scheduled},
+		{"schedule-modified", (*stack).scheduleModified},
+		{"schedule-cleared", (*stack).scheduleCleared},
+		{"grid", (*stack).grid},
+		{"grid-missed", (*stack).gridMissed},
+		{"grid-modified", (*stack).gridModified},
+		{"source-away", (*stack).sourceAway},
+		{"expired-ready", (*stack).expiredReady},
+		{"expired-stopped", (*stack).expiredStopped},
+		{"expired-in-error", (*stack).expiredInError},
+		{"expired-waiting", (*stack).expiredWaiting},
+		{"valid-time-modified", (*stack).validTimeModified},
+		{"cutover-as-is", (*stack).cutOverAsIs},
+		{"cutover-failed", (*stack).cutOverFailed},
+		{"cutover-stopped", (*stack).cutOverStopped},
+		{"deleted-ready", (*stack).deletedReady},
+		{"deleted-in-error", (*stack).deletedInError},
+		{"deleted-waiting", (*stack).deletedWaiting},
+		{"deleted-finished", (*stack).deletedFinished},
+		{"deleted-expired", (*stack).deletedExpired},
+		{"continued-as-new", (*stack).continuedAsNew},
+	}
+	for _, scenario := range scenarios {
 		t.Run(scenario.name, func(t *testing.T) {
 			s := s.in(t)
-			for _, file := range s.write(scenario.name, scenario.play(s, s.agent(scenario.name))) {
-				written[file] = true
+			runs, ok := recordedScenarios[scenario.name]
+			require.True(t, ok, "TestReplay does not know the scenario")
+			written := s.write(scenario.name, runs, scenario.play(s, s.agent(scenario.name)))
+			for _, part := range []string{"entity*", "run-*"} { // what an older recording had and this one has not
+				old, err := filepath.Glob(filepath.Join("testdata", scenario.name+"-"+part+".json"))
+				require.NoError(t, err)
+				for _, file := range old {
+					if !slices.Contains(written, file) {
+						require.NoError(t, os.Remove(file))
+					}
+				}
 			}
 		})
-	}
-	if t.Failed() {
-		return
-	}
-	// What an older recording had and this one has not.
-	for _, name := range recordedScenarios {
-		old, err := filepath.Glob(filepath.Join("testdata", name+"-*.json"))
-		require.NoError(t, err)
-		for _, file := range old {
-			if !written[file] {
-				require.NoError(t, os.Remove(file))
-			}
-		}
 	}
 }
 
@@ -132,6 +156,283 @@ func (s *stack) deleted(a *agent) string {
 	return id
 }
 
+func (s *stack) scheduled(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{ScheduledStartTime: in(3 * time.Second)})
+	s.await(id, smc.StatusFinished)
+	return id
+}
+
+func (s *stack) scheduleModified(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{ScheduledStartTime: in(time.Hour)})
+	s.modify(id, smc.ModifyReplicationJobAttributeRequest{ScheduledStartTime: in(3 * time.Second)})
+	s.await(id, smc.StatusFinished)
+	return id
+}
+
+func (s *stack) scheduleCleared(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{ScheduledStartTime: in(time.Hour)})
+	s.modify(id, smc.ModifyReplicationJobAttributeRequest{ScheduledStartTime: new(string)})
+	require.Empty(s.t, s.await(id, smc.StatusReady).ScheduledStartTime)
+	return id
+}
+
+// hourly makes an incremental job and has it make its first run.
+func (s *stack) hourly(a *agent) string {
+	s.t.Helper()
+	once, frequency, keep := false, 1, 2
+	id := s.create(a, smc.CreateReplicationJobRequest{RunOnce: &once, Frequency: &frequency, MaxNumberOfImageToKeep: &keep})
+	s.start(id)
+	s.await(id, smc.StatusWaiting)
+	return id
+}
+
+func (s *stack) grid(a *agent) string {
+	id := s.hourly(a)
+	s.past(id, time.Hour-3*time.Second, "started_at", "grid_through")
+	s.awaitRuns(id, 2)
+	return id
+}
+
+func (s *stack) gridMissed(a *agent) string {
+	id := s.hourly(a)
+	s.past(id, 5*time.Hour+30*time.Minute, "started_at", "grid_through")
+	s.awaitRuns(id, 2)
+	return id
+}
+
+func (s *stack) gridModified(a *agent) string {
+	id := s.hourly(a)
+	frequency := 168
+	s.modify(id, smc.ModifyReplicationJobAttributeRequest{Frequency: &frequency})
+	s.past(id, 168*time.Hour-3*time.Second, "started_at", "grid_through")
+	s.awaitRuns(id, 2)
+	return id
+}
+
+// sourceAway takes as long as a start that is due waits between two attempts.
+func (s *stack) sourceAway(a *agent) string {
+	id := s.hourly(a)
+	s.exec(`UPDATE source_servers SET state = 'Unavailable' WHERE source_id = $1`, a.sourceID)
+	s.past(id, 2*time.Hour, "started_at", "grid_through")
+	require.Eventually(s.t, func() bool { return strings.Contains(s.job(id).StatusInfo, "waits: the source server is Unavailable") }, 10*time.Second, 20*time.Millisecond)
+	s.exec(`UPDATE source_servers SET state = 'Available' WHERE source_id = $1`, a.sourceID)
+	s.awaitRuns(id, 2)
+	return id
+}
+
+// expire has a job expire, and clears it.
+func (s *stack) expire(id string) string {
+	s.t.Helper()
+	s.expired(id)
+	require.Eventually(s.t, func() bool { return s.job(id).TransitionInstanceID == "" }, 10*time.Second, 20*time.Millisecond, "released")
+	s.past(id, 7*24*time.Hour-3*time.Second, "ended_at")
+	s.gone(id)
+	return id
+}
+
+func (s *stack) expired(id string) {
+	s.t.Helper()
+	changed := "changed"
+	s.exec(`UPDATE replication_jobs SET valid_until = $1 WHERE job_id = $2`, time.Now().Add(3*time.Second).UnixMilli(), id)
+	s.modify(id, smc.ModifyReplicationJobAttributeRequest{Description: &changed})
+	s.await(id, smc.StatusExpired)
+}
+
+func (s *stack) expiredReady(a *agent) string {
+	return s.expire(s.create(a, smc.CreateReplicationJobRequest{}))
+}
+
+func (s *stack) expiredStopped(a *agent) string { return s.expire(s.stopped(a)) }
+func (s *stack) expiredInError(a *agent) string { return s.expire(s.inError(a)) }
+func (s *stack) expiredWaiting(a *agent) string { return s.expire(s.hourly(a)) }
+
+func (s *stack) validTimeModified(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{})
+	for _, validTime := range []*string{in(80 * 24 * time.Hour), in(8 * 24 * time.Hour), new(string)} {
+		s.modify(id, smc.ModifyReplicationJobAttributeRequest{ValidTime: validTime})
+	}
+	s.start(id)
+	s.await(id, smc.StatusFinished)
+	return id
+}
+
+func (s *stack) stopped(a *agent) string {
+	s.t.Helper()
+	a.hang()
+	id := s.create(a, smc.CreateReplicationJobRequest{})
+	s.start(id)
+	s.stop(a, id)
+	return id
+}
+
+// stop stops a job whose agent hangs.
+func (s *stack) stop(a *agent, id string) {
+	s.t.Helper()
+	<-a.hanging
+	_, err := s.client.StopReplicationJob(s.t.Context(), &smc.StopReplicationJobRequest{JobID: id})
+	require.NoError(s.t, err)
+	a.heal()
+}
+
+func (s *stack) inError(a *agent) string {
+	s.t.Helper()
+	a.fail()
+	id := s.create(a, smc.CreateReplicationJobRequest{})
+	s.start(id)
+	s.await(id, smc.StatusInError)
+	a.heal()
+	return id
+}
+
+func (s *stack) cutOver(id string, syncData bool) {
+	s.t.Helper()
+	_, err := s.client.CutOverReplicationJob(s.t.Context(), &smc.CutOverReplicationJobRequest{JobID: id, SyncData: &syncData})
+	require.NoError(s.t, err)
+}
+
+func (s *stack) cutOverAsIs(a *agent) string {
+	id := s.hourly(a)
+	s.cutOver(id, false)
+	s.await(id, smc.StatusFinished)
+	require.Eventually(s.t, func() bool { return s.job(id).TransitionInstanceID == "" }, 10*time.Second, 20*time.Millisecond, "released")
+	return id
+}
+
+func (s *stack) cutOverFailed(a *agent) string {
+	id := s.hourly(a)
+	a.fail()
+	s.cutOver(id, true)
+	s.await(id, smc.StatusInError)
+	a.heal()
+	s.start(id)
+	s.await(id, smc.StatusFinished)
+	return id
+}
+
+func (s *stack) cutOverStopped(a *agent) string {
+	id := s.hourly(a)
+	a.hang()
+	s.cutOver(id, true)
+	s.stop(a, id)
+	s.start(id)
+	s.await(id, smc.StatusFinished)
+	return id
+}
+
+func (s *stack) remove(id string) string {
+	s.t.Helper()
+	_, err := s.client.DeleteReplicationJob(s.t.Context(), &smc.DeleteReplicationJobRequest{JobID: id})
+	require.NoError(s.t, err)
+	s.gone(id)
+	return id
+}
+
+func (s *stack) deletedReady(a *agent) string {
+	return s.remove(s.create(a, smc.CreateReplicationJobRequest{}))
+}
+
+func (s *stack) deletedInError(a *agent) string  { return s.remove(s.inError(a)) }
+func (s *stack) deletedWaiting(a *agent) string  { return s.remove(s.hourly(a)) }
+func (s *stack) deletedFinished(a *agent) string { return s.remove(s.oneTime(a)) }
+
+func (s *stack) deletedExpired(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{})
+	s.expired(id)
+	return s.remove(id)
+}
+
+// continuedAsNew sends updates from several clients at once while the entity continues as new again and again: none is
+// lost and none is made twice, which the histories of all its runs tell.
+func (s *stack) continuedAsNew(a *agent) string {
+	id := s.create(a, smc.CreateReplicationJobRequest{})
+	const clients, each = 4, 20
+	var group errgroup.Group
+	for client := range clients {
+		group.Go(func() error {
+			for i := range each {
+				description := fmt.Sprintf("change-%d-%d", client, i)
+				if _, err := s.client.ModifyReplicationJobAttribute(s.t.Context(), &smc.ModifyReplicationJobAttributeRequest{JobID: id, Description: &description}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(s.t, group.Wait())
+	made, runs := map[string]int{}, 0
+	for _, run := range s.chain(id) {
+		runs++
+		require.LessOrEqual(s.t, len(run.Events), 200)
+		for _, event := range run.Events {
+			if scheduled := event.GetActivityTaskScheduledEventAttributes(); scheduled.GetActivityType().GetName() == "Modify" {
+				var request smc.ModifyReplicationJobAttributeRequest
+				require.NoError(s.t, converter.GetDefaultDataConverter().FromPayloads(scheduled.Input, &request))
+				made[*request.Description]++
+			}
+		}
+	}
+	require.Greater(s.t, runs, 2)
+	require.Len(s.t, made, clients*each)
+	for description, times := range made {
+		require.Equal(s.t, 1, times, description)
+	}
+	return id
+}
+
+// in is a time of the API, some time from now.
+func in(d time.Duration) *string {
+	text := smc.FormatTime(time.Now().Add(d))
+	return &text
+}
+
+func (s *stack) modify(id string, request smc.ModifyReplicationJobAttributeRequest) {
+	s.t.Helper()
+	request.JobID = id
+	_, err := s.client.ModifyReplicationJobAttribute(s.t.Context(), &request)
+	require.NoError(s.t, err)
+}
+
+func (s *stack) exec(statement string, args ...any) {
+	s.t.Helper()
+	_, err := storetest.DB(s.t, s.env["DATABASE_URL"]).ExecContext(s.t.Context(), statement, args...)
+	require.NoError(s.t, err)
+}
+
+// past moves times of a job's row into the past, and has its entity read them.
+func (s *stack) past(id string, by time.Duration, columns ...string) {
+	s.t.Helper()
+	for _, column := range columns {
+		s.exec(`UPDATE replication_jobs SET `+column+` = `+column+` - $1 WHERE job_id = $2`, by.Milliseconds(), id)
+	}
+	description := "moved-" + columns[0]
+	s.modify(id, smc.ModifyReplicationJobAttributeRequest{Description: &description})
+}
+
+// gone waits until the entity of a job has ended with its job.
+func (s *stack) gone(id string) {
+	s.t.Helper()
+	require.NoError(s.t, s.temporal.GetWorkflow(s.t.Context(), JobID(id), "").Get(s.t.Context(), nil))
+}
+
+func (s *stack) job(id string) (job smc.ReplicationJob) {
+	s.t.Helper()
+	jobs, err := s.client.DescribeReplicationJobs(s.t.Context(), &smc.DescribeReplicationJobsRequest{JobID: []string{id}})
+	require.NoError(s.t, err)
+	if len(jobs.ReplicationJobs) == 1 {
+		job = jobs.ReplicationJobs[0]
+	}
+	return job
+}
+
+// awaitRuns waits until a job is Waiting after that many runs.
+func (s *stack) awaitRuns(id string, runs int) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		job := s.job(id)
+		return job.Status == smc.StatusWaiting && len(job.ReplicationJobRuns) == runs
+	}, time.Minute, 20*time.Millisecond, "%d runs", runs)
+}
+
 // stack is a drover-dev of its own.
 type stack struct {
 	t        *testing.T
@@ -141,13 +442,13 @@ type stack struct {
 	temporal client.Client
 }
 
-func newStack(t *testing.T) *stack {
+func newStack(t *testing.T, args ...string) *stack {
 	t.Helper()
 	program, err := filepath.Abs("../bin/drover-dev")
 	require.NoError(t, err)
 	require.FileExists(t, program, "run make drover-dev first")
 	s := &stack{t: t, dir: t.TempDir(), env: map[string]string{}}
-	command := exec.Command(program, "--data", s.dir, "--listen", "127.0.0.1:0")
+	command := exec.Command(program, append([]string{"--data", s.dir, "--listen", "127.0.0.1:0"}, args...)...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := command.StdoutPipe()
 	require.NoError(t, err)
@@ -212,13 +513,15 @@ func (s *stack) await(id string, status smc.JobStatus) smc.ReplicationJob {
 		}
 		job = jobs.ReplicationJobs[0]
 		return job.Status == status
-	}, time.Minute, 20*time.Millisecond, "%s: want %s", id, status)
+	}, time.Minute, 20*time.Millisecond, "%s: want %s, got %+v", id, status, &job)
 	return job
 }
 
 // agent plays the agent of a source server with one small disk.
 type agent struct {
 	sourceID string
+	name     string
+	api      *agentapi.Client
 	path     string
 	hanging  chan struct{} // gets something when a read hangs
 
@@ -266,8 +569,24 @@ func (d disk) ReadAt(p []byte, off int64) (int, error) {
 // agent registers a source server and serves its disk until the test ends.
 func (s *stack) agent(name string) *agent {
 	s.t.Helper()
+	a := s.register(name)
+	s.present(a)
+	return a
+}
+
+// present has an agent serve its disk until the test ends.
+func (s *stack) present(a *agent) {
 	ctx := s.t.Context()
-	a := &agent{path: filepath.Join(s.t.TempDir(), "disk.raw"), hanging: make(chan struct{}, 1)}
+	var served sync.WaitGroup
+	served.Go(func() { s.serve(ctx, a, a.api, a.name) })
+	s.t.Cleanup(served.Wait)
+}
+
+// register registers a source server, whose agent is away.
+func (s *stack) register(name string) *agent {
+	s.t.Helper()
+	ctx := s.t.Context()
+	a := &agent{name: name, path: filepath.Join(s.t.TempDir(), "disk.raw"), hanging: make(chan struct{}, 1)}
 	require.NoError(s.t, os.WriteFile(a.path, bytes.Repeat([]byte("drover "), 1<<17), 0o600))
 	size := int64(7 << 17)
 	token, err := s.client.CreateAccessToken(ctx, &smc.CreateAccessTokenRequest{Name: &name})
@@ -278,10 +597,7 @@ func (s *stack) agent(name string) *agent {
 		Code: token.AccessTokenCode, Name: name, Instance: name, Server: agentapi.Server{Disks: []agentapi.Disk{{Path: a.path, SizeBytes: size}}},
 	})
 	require.NoError(s.t, err)
-	a.sourceID = registered.SourceID
-	var served sync.WaitGroup
-	served.Go(func() { s.serve(ctx, a, api.WithToken(registered.Token), name) })
-	s.t.Cleanup(served.Wait)
+	a.sourceID, a.api = registered.SourceID, api.WithToken(registered.Token)
 	return a
 }
 
@@ -306,7 +622,7 @@ func (s *stack) serve(ctx context.Context, a *agent, api *agentapi.Client, name 
 		syncs.Go(func() {
 			_ = replica.Sync(work, replica.SyncConfig{ // the center hears how it ended
 				HostURL: desired.Work.HostURL, Token: desired.Work.Token, JobID: desired.Work.JobID, Instance: name,
-				Disks: []replica.SourceDisk{{Path: a.path}},
+				Disks: []replica.SourceDisk{{Path: a.path}}, ReadPatience: -1,
 				Open: func(source replica.SourceDisk) (replica.DiskReader, error) {
 					reader, err := replica.OpenDisk(source.Path)
 					return disk{reader, a}, err
@@ -317,7 +633,7 @@ func (s *stack) serve(ctx context.Context, a *agent, api *agentapi.Client, name 
 }
 
 // write fetches the histories of a job's entity and of its runs and returns the files they are in now.
-func (s *stack) write(scenario, jobID string) (files []string) {
+func (s *stack) write(scenario string, runs int, jobID string) (files []string) {
 	s.t.Helper()
 	var entity *historypb.History
 	// The store knows of the end of a run before the entity does: the history is to tell the whole story.
@@ -332,18 +648,39 @@ func (s *stack) write(scenario, jobID string) (files []string) {
 				open--
 			}
 		}
-		return open == 0 && (last == enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED || last == enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
+		return open == 0 && slices.Contains([]enumspb.EventType{
+			enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, enumspb.EVENT_TYPE_TIMER_STARTED, enumspb.EVENT_TYPE_TIMER_CANCELED,
+			enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+		}, last)
 	}, 10*time.Second, 20*time.Millisecond)
-	files = append(files, s.save(scenario+"-entity", entity))
-	runs := 0
-	for _, event := range entity.Events {
-		if started := event.GetChildWorkflowExecutionStartedEventAttributes(); started != nil {
-			runs++
-			files = append(files, s.save(fmt.Sprintf("%s-run-%d", scenario, runs), s.history(started.WorkflowExecution)))
+	made := 0
+	for i, entity := range s.chain(jobID) {
+		name := scenario + "-entity"
+		if i > 0 {
+			name += fmt.Sprintf("-%d", i+1)
+		}
+		files = append(files, s.save(name, entity))
+		for _, event := range entity.Events {
+			if started := event.GetChildWorkflowExecutionStartedEventAttributes(); started != nil {
+				made++
+				files = append(files, s.save(fmt.Sprintf("%s-run-%d", scenario, made), s.history(started.WorkflowExecution)))
+			}
 		}
 	}
-	require.Positive(s.t, runs)
+	require.Equal(s.t, runs, made)
 	return files
+}
+
+// chain are the histories of a job's entity, from its first run on: each continued as the next.
+func (s *stack) chain(jobID string) (chain []*historypb.History) {
+	s.t.Helper()
+	for run := ""; ; {
+		history := s.history(&commonpb.WorkflowExecution{WorkflowId: JobID(jobID), RunId: run})
+		chain = slices.Insert(chain, 0, history)
+		if run = history.Events[0].GetWorkflowExecutionStartedEventAttributes().GetContinuedExecutionRunId(); run == "" {
+			return chain
+		}
+	}
 }
 
 func (s *stack) history(execution *commonpb.WorkflowExecution) *historypb.History {
@@ -362,6 +699,7 @@ func (s *stack) history(execution *commonpb.WorkflowExecution) *historypb.Histor
 var (
 	machine = regexp.MustCompile(`"(identity|stackTrace)":"(?:[^"\\]|\\.)*"`)
 	sticky  = regexp.MustCompile(`"name":"[^"]*","kind":"TASK_QUEUE_KIND_STICKY"`)
+	scratch = regexp.MustCompile(regexp.QuoteMeta(os.TempDir()) + `(/[A-Za-z0-9._-]+)*/`) // where the test keeps its disks
 )
 
 // save writes a history, one event a line.
@@ -373,6 +711,8 @@ func (s *stack) save(name string, history *historypb.History) string {
 	require.NoError(s.t, json.Compact(&compact, text))
 	var events struct{ Events []json.RawMessage }
 	own := sticky.ReplaceAll(machine.ReplaceAll(compact.Bytes(), []byte(`"$1":""`)), []byte(`"name":"sticky","kind":"TASK_QUEUE_KIND_STICKY"`))
+	own = bytes.ReplaceAll(own, []byte(s.dir), []byte("/drover")) // what an error names
+	own = scratch.ReplaceAll(own, []byte("/var/lib/"))
 	require.NoError(s.t, json.Unmarshal(own, &events))
 	out := []byte(`{"events":[` + "\n")
 	for i, event := range events.Events {
