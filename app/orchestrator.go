@@ -149,15 +149,18 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	if err := registerSearchAttributes(ctx, temporal, config.TemporalNamespace, log); err != nil {
 		return untilStopped(ctx, err)
 	}
-	w := worker.New(temporal, fleet.Queue, worker.Options{WorkerStopTimeout: workerStop})
-	w.RegisterWorkflow(workflows.Fleet)
-	w.RegisterWorkflow(workflows.Migration)
-	w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(hosts)})
-	w.RegisterActivity(&activities.Orchestration{Temporal: temporal})
-	w.RegisterActivity(&activities.Notification{Publisher: events.NewStreamPublisher(js, events.DroverStream()), AccountID: config.Orchestrator.AccountID})
+	newWorker := func() worker.Worker {
+		w := worker.New(temporal, fleet.Queue, worker.Options{WorkerStopTimeout: workerStop})
+		w.RegisterWorkflow(workflows.Fleet)
+		w.RegisterWorkflow(workflows.Migration)
+		w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(hosts)})
+		w.RegisterActivity(&activities.Orchestration{Temporal: temporal})
+		w.RegisterActivity(&activities.Notification{Publisher: events.NewStreamPublisher(js, events.DroverStream()), AccountID: config.Orchestrator.AccountID})
+		return w
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return hostQueue(ctx, w, fleet.Queue, log) })
+	group.Go(func() error { return hostQueue(ctx, newWorker, fleet.Queue, log) })
 	if config.Orchestrator.Bridge {
 		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{
 			// Orchestrators of one namespace share a position in the stream; those of another have their own.

@@ -163,11 +163,13 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 }
 
 func runCenterWorker(ctx context.Context, temporal client.Client, record *store.Store, log *zap.Logger) error {
-	w := worker.New(temporal, activities.QueueCenter, worker.Options{WorkerStopTimeout: workerStop})
-	w.RegisterWorkflow(workflows.ReplicationJob)
-	w.RegisterWorkflow(workflows.ReplicationRun)
-	w.RegisterActivity(&activities.Jobs{Store: record})
-	return hostQueue(ctx, w, activities.QueueCenter, log)
+	return hostQueue(ctx, func() worker.Worker {
+		w := worker.New(temporal, activities.QueueCenter, worker.Options{WorkerStopTimeout: workerStop})
+		w.RegisterWorkflow(workflows.ReplicationJob)
+		w.RegisterWorkflow(workflows.ReplicationRun)
+		w.RegisterActivity(&activities.Jobs{Store: record})
+		return w
+	}, activities.QueueCenter, log)
 }
 
 // runTransitionHost receives disks over HTTP and does the phases of runs. The listener is open before the host reports
@@ -205,10 +207,13 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	}
 	defer nc.Close()
 
-	w := worker.New(temporal, activities.QueueTransition(hostID), worker.Options{WorkerStopTimeout: workerStop})
-	w.RegisterActivity(&activities.Replication{
-		Store: record, Host: host, HostURL: url, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
-	})
+	newWorker := func() worker.Worker {
+		w := worker.New(temporal, activities.QueueTransition(hostID), worker.Options{WorkerStopTimeout: workerStop})
+		w.RegisterActivity(&activities.Replication{
+			Store: record, Host: host, HostURL: url, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
+		})
+		return w
+	}
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHTTP()
 	group, ctx := errgroup.WithContext(ctx)
@@ -222,7 +227,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	})
 	group.Go(func() error {
 		defer stopHTTP()
-		return hostQueue(ctx, w, activities.QueueTransition(hostID), log)
+		return hostQueue(ctx, newWorker, activities.QueueTransition(hostID), log)
 	})
 	group.Go(func() error {
 		ticker := time.NewTicker(hostHeartbeat)
@@ -241,10 +246,13 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	return group.Wait()
 }
 
-// hostQueue runs a worker until ctx is done. While Temporal is away it tries again.
-func hostQueue(ctx context.Context, w worker.Worker, queue string, log *zap.Logger) error {
+// hostQueue runs the worker that newWorker makes until ctx is done. While Temporal is away it tries again, with a worker made anew: one that
+// could not start says so for ever after, whatever has become of Temporal.
+func hostQueue(ctx context.Context, newWorker func() worker.Worker, queue string, log *zap.Logger) error {
 	const retry = time.Second
+	var w worker.Worker
 	for {
+		w = newWorker()
 		err := w.Start()
 		if err == nil {
 			break
