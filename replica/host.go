@@ -65,6 +65,7 @@ type Host struct {
 	busy     map[string]chan struct{}
 
 	readers readers
+	counts  counts
 }
 
 // NewHost opens the root and locks it against a second host.

@@ -138,6 +138,9 @@ func (h *Host) answer(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		coded = newError(CodeInternal, "%w", err)
 	}
+	if coded.Code == CodeFenced {
+		h.counts.fenced.Add(1)
+	}
 	status := coded.status()
 	if status == http.StatusInternalServerError {
 		h.log.Error("request failed", zap.String("path", r.URL.Path), zap.Error(err))
@@ -271,6 +274,7 @@ func (b *livelyBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.Reader.Read(p)
 	b.s.touch()
+	b.s.host.counts.received.Add(int64(n))
 	return n, err
 }
 

@@ -297,6 +297,7 @@ func (s *Session) commit(ctx context.Context, d *stagedDisk, epoch int64, frames
 		return err
 	}
 	s.moves.Add(1)
+	s.host.counts.written.Add(written)
 	s.ledger.wrote(d.Index, written)
 	return s.count()
 }
