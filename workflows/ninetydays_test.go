@@ -76,12 +76,12 @@ func (r *record) follow(start time.Time, begin func(*scenario)) (lengths []int) 
 		s.env.SetStartTime(start)
 		var count historyCount
 		grown := func() { s.env.SetCurrentHistoryLength(count.events()) }
-		s.env.SetOnActivityStartedListener(func(info *activity.Info, ctx context.Context, args converter.EncodedValues) {
+		s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
 			if info.Attempt == 1 && !slices.Contains(oneRun, info.ActivityType.Name) { // those are of the run's history
 				count.activities++
 				grown()
 			}
-			s.started(info, ctx, args)
+			s.started(info)
 		})
 		s.env.SetOnTimerScheduledListener(func(string, time.Duration) { count.timers++; grown() })
 		s.env.SetOnChildWorkflowStartedListener(func(*workflow.Info, workflow.Context, converter.EncodedValues) { count.children++; grown() })

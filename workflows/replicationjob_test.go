@@ -266,7 +266,7 @@ func newScenarioOf(r *record, input JobInput) *scenario {
 	s.env.RegisterActivity(s.host.Clean)
 	s.env.RegisterActivity(s.host.Release)
 	s.env.OnActivity("Sync", mock.Anything, mock.Anything).After(syncTime).Return(s.host.Sync)
-	s.env.SetOnActivityStartedListener(s.started)
+	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) { s.started(info) })
 	s.env.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
 		var in RunInput
 		require.NoError(s.t, args.Get(&in))
@@ -276,7 +276,7 @@ func newScenarioOf(r *record, input JobInput) *scenario {
 }
 
 // started notes that an activity was attempted, and keeps the host alive.
-func (s *scenario) started(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+func (s *scenario) started(info *activity.Info) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := info.ActivityType.Name

@@ -74,11 +74,11 @@ func (s Schedule) Lapse(status smc.JobStatus) (at time.Time, ok bool) {
 func (s Schedule) pointAfter(t time.Time) time.Time {
 	origin := s.FirstStartAt.Add(s.Phase)
 	since := t.Sub(origin)
-	k := since / s.Frequency
-	if since < 0 && since%s.Frequency != 0 {
-		k--
+	into := since % s.Frequency // how far t lies behind the last point
+	if into < 0 {
+		into += s.Frequency
 	}
-	return origin.Add((k + 1) * s.Frequency)
+	return t.Add(s.Frequency - into)
 }
 
 // points returns how many points of the grid lie after from and not after to, and the last of them.
@@ -161,8 +161,8 @@ func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, 
 		if err != nil {
 			return err
 		}
-		if smc.Allowed(smc.TriggerSchedule, job.state()) != nil || job.Queued() {
-			return nil // something else moved it
+		if moved := smc.Allowed(smc.TriggerSchedule, job.state()) != nil || job.Queued(); moved {
+			return nil
 		}
 		before := job.Missed
 		job.reckon(later(s.now().UTC(), due))
