@@ -261,13 +261,19 @@ func (a *Replication) prune(ctx context.Context, job *store.Job) error {
 	return nil
 }
 
-// Release removes the staging of a job from this host. It is tried again for as long as it takes.
+// Release removes the staging of a job that has no more runs from this host. It is tried again for as long as it takes.
 func (a *Replication) Release(ctx context.Context, jobID string) error {
 	ctx, stop := keepAlive(ctx)
 	defer stop()
-	err := a.Host.ReleaseStaging(ctx, jobID)
+	kind, _, err := a.Store.StagingOrphan(ctx, jobID, a.Host.ID())
+	if err == nil && kind == "" {
+		err = fmt.Errorf("job %s has runs to come, and its staging stays: %w", jobID, store.ErrSuperseded)
+	}
 	if err == nil {
-		err = a.Store.MarkReleased(ctx, jobID)
+		err = a.Host.ReleaseStaging(ctx, jobID)
+	}
+	if err == nil {
+		err = a.Store.MarkReleased(ctx, jobID, a.Host.ID())
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause

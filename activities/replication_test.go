@@ -340,6 +340,9 @@ func TestIncrementalRuns(t *testing.T) {
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{imageID(id, 3), imageID(id, 4)}, kept)
 
+	require.Error(t, f.do(f.a.Release, id))
+	require.Equal(t, []string{id}, f.staging(), "a job that has runs to come keeps its staging, whoever asks")
+	require.NoError(t, f.record.FinishCutOver(ctx, id, "cutover"))
 	require.NoError(t, f.do(f.a.Release, id))
 	require.Empty(t, f.staging())
 	require.Empty(t, f.job(id).HostID)

@@ -134,6 +134,9 @@ func (h *Host) Close() error {
 	return h.lock.Close()
 }
 
+// ID returns the host's id (the TransitionInstanceId).
+func (h *Host) ID() string { return h.cfg.ID }
+
 // Handler serves the protocol under /replica/v1/.
 func (h *Host) Handler() http.Handler { return h.handler }
 
@@ -154,30 +157,36 @@ func (h *Host) imageDir(imageID string) string { return filepath.Join(h.cfg.Root
 // exclusive waits until no other operation holds the name.
 func (h *Host) exclusive(ctx context.Context, name string) (release func(), err error) {
 	for {
-		h.mu.Lock()
-		if h.closed {
-			h.mu.Unlock()
-			return nil, errors.New("the transition host is closed")
+		release, wait, err := h.tryExclusive(name)
+		if err != nil || release != nil {
+			return release, err
 		}
-		wait, taken := h.busy[name]
-		if !taken {
-			done := make(chan struct{})
-			h.busy[name] = done
-			h.mu.Unlock()
-			return func() {
-				h.mu.Lock()
-				delete(h.busy, name)
-				h.mu.Unlock()
-				close(done)
-			}, nil
-		}
-		h.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// tryExclusive returns no release when another operation holds the name; wait is closed when that ends.
+func (h *Host) tryExclusive(name string) (release func(), wait <-chan struct{}, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, nil, errors.New("the transition host is closed")
+	}
+	if wait, taken := h.busy[name]; taken {
+		return nil, wait, nil
+	}
+	done := make(chan struct{})
+	h.busy[name] = done
+	return func() {
+		h.mu.Lock()
+		delete(h.busy, name)
+		h.mu.Unlock()
+		close(done)
+	}, nil, nil
 }
 
 func (h *Host) session(jobID string) *Session {
@@ -290,6 +299,11 @@ func (h *Host) ReleaseStaging(ctx context.Context, jobID string) error {
 		return err
 	}
 	defer release()
+	return h.removeStaging(jobID)
+}
+
+// removeStaging removes a staging area; the caller has it for itself.
+func (h *Host) removeStaging(jobID string) error {
 	h.endSession(jobID)
 	return storageError(os.RemoveAll(h.stagingDir(jobID)), "remove the staging area of %s", jobID)
 }

@@ -447,9 +447,14 @@ func (h *Host) DeleteImage(ctx context.Context, imageID string) error {
 		return err
 	}
 	defer release()
+	return h.deleteImage(imageID)
+}
+
+// deleteImage removes an image; the caller has it for itself.
+func (h *Host) deleteImage(imageID string) error {
 	dir := h.imageDir(imageID)
 	// The manifest first: what is left after a crash is no image.
-	err = os.Remove(manifestPath(dir))
+	err := os.Remove(manifestPath(dir))
 	if err == nil {
 		err = durable.SyncDir(dir)
 	}

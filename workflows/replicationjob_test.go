@@ -206,7 +206,7 @@ func (h *host) Release(ctx context.Context, jobID string) error {
 	if err := h.begin("Release"); err != nil {
 		return err
 	}
-	return h.store.MarkReleased(ctx, jobID)
+	return h.store.MarkReleased(ctx, jobID, testHost)
 }
 
 // testLogger gives the SDK's warnings to the test.

@@ -133,9 +133,12 @@ func (s *Store) ReserveSpace(ctx context.Context, jobID, hostID string, bytes, f
 	return others, fits, err
 }
 
-// UpdateReservation records how much the run of a job has yet to store.
+// UpdateReservation records how much the run of a job has yet to store. A run that is over reserves nothing any more.
 func (s *Store) UpdateReservation(ctx context.Context, jobID, hostID string, bytes int64) error {
-	return s.write(ctx, func(tx *transaction) error { return setReservation(ctx, tx, jobID, hostID, bytes) })
+	return s.write(ctx, func(tx *transaction) error {
+		_, err := tx.ExecContext(ctx, `UPDATE space_reservations SET bytes = ? WHERE job_id = ? AND host_id = ?`, bytes, jobID, hostID)
+		return err
+	})
 }
 
 func setReservation(ctx context.Context, tx *transaction, jobID, hostID string, bytes int64) error {

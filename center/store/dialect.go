@@ -27,6 +27,8 @@ type dialect interface {
 	rebind(query string) string
 	// greatest is the larger of two expressions.
 	greatest(a, b string) string
+	// clock is the database's time in Unix milliseconds.
+	clock() string
 	// nextChange numbers a change of a sync session.
 	nextChange() string
 	// jobsRevision reports whether the database numbers the changes of an account's jobs (migration 00009).
@@ -99,6 +101,7 @@ func (sqlite) nextChange() string {
 	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM sync_sessions)`
 }
 
+func (sqlite) clock() string         { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
 func (sqlite) jobsRevision() bool    { return true }
 func (sqlite) begin() *sql.TxOptions { return nil }
 func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
@@ -174,6 +177,7 @@ func (*postgres) rebind(query string) string {
 
 func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + b + ")" }
 func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
+func (*postgres) clock() string               { return `(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT` }
 func (*postgres) jobsRevision() bool          { return false }
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.

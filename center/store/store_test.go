@@ -387,8 +387,19 @@ func TestFinishCutOverKeepsTheHostUntilItReleased(t *testing.T) {
 	job := f.job(id)
 	require.Equal(t, smc.StatusFinished, job.Status)
 	require.Equal(t, hostID, job.HostID)
-	require.NoError(t, f.MarkReleased(f.ctx, id))
+	require.NoError(t, f.MarkReleased(f.ctx, id, "i-other"))
+	require.Equal(t, hostID, f.job(id).HostID, "another host has released what it had")
+	require.NoError(t, f.MarkReleased(f.ctx, id, hostID))
 	require.Empty(t, f.job(id).HostID)
+}
+
+// A job that has runs to come is not released, whoever says so.
+func TestMarkReleasedOfAJobWithRunsToCome(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(incremental(f.source("web").SourceID, 3))
+	f.run(id, smc.TriggerStart)
+	require.NoError(t, f.MarkReleased(f.ctx, id, hostID))
+	require.Equal(t, hostID, f.job(id).HostID)
 }
 
 // A run that made no image shows none, also when an earlier run of its job made one.
@@ -945,13 +956,13 @@ func TestOutbox(t *testing.T) {
 		require.Zero(t, record.PrevStreamSeq)
 		require.Equal(t, f.clock.read(), record.Time)
 	}
-	require.NoError(t, f.MarkPublished(f.ctx, all[0], 7))
-	require.NoError(t, f.MarkPublished(f.ctx, all[1], 8))
+	require.NoError(t, f.MarkPublished(f.ctx, f.pending(1)[0], 7))
+	require.NoError(t, f.MarkPublished(f.ctx, f.pending(1)[0], 8))
 	left := f.pending(10)
 	require.Equal(t, all[2:], ids(left))
 	require.Equal(t, uint64(8), left[0].PrevStreamSeq, "the one before it of its subject")
 	require.Equal(t, uint64(7), left[1].PrevStreamSeq)
-	require.ErrorIs(t, f.MarkPublished(f.ctx, "none/1", 9), ErrNotFound)
+	require.ErrorIs(t, f.MarkPublished(f.ctx, events.Record{ID: "none/1"}, 9), ErrNotFound)
 	records, err := f.Events(f.ctx, id)
 	require.NoError(t, err)
 	require.Len(t, records, 2, "the outbox is kept")

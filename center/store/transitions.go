@@ -98,6 +98,12 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 	if (previous.Status == smc.StatusRunning) == (job.Status == smc.StatusRunning) {
 		return nil
 	}
+	if job.Status != smc.StatusRunning {
+		// What the run had yet to store it stores no more, or a later start reserves anew.
+		if _, err := tx.ExecContext(ctx, `DELETE FROM space_reservations WHERE job_id = ?`, job.JobID); err != nil {
+			return err
+		}
+	}
 	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, job.SourceID))
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -513,10 +519,11 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 	})
 }
 
-// MarkReleased records that the staging of a job is gone from its host.
-func (s *Store) MarkReleased(ctx context.Context, jobID string) error {
+// MarkReleased records that the staging of a job that has no more runs is gone from the host that held it.
+func (s *Store) MarkReleased(ctx context.Context, jobID, hostID string) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET host_id = '' WHERE job_id = ?`, jobID)
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET host_id = '' WHERE job_id = ? AND host_id = ? AND status IN (?, ?, ?)`, jobID, hostID,
+			string(smc.StatusFinished), string(smc.StatusExpired), string(smc.StatusDeleting))
 		return err
 	})
 }
