@@ -294,7 +294,7 @@ func (a *agent) heartbeats(ctx context.Context) error {
 		}
 		diskTrouble = err != nil
 		var due time.Duration
-		resp, err := a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server})
+		resp, err := a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server, Time: time.Now().UTC()})
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

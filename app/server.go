@@ -208,6 +208,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		return center.Retain(ctx, record, engine, config.Retention, firstInStream(js), log.Named("retention"))
 	})
 	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
+	group.Go(func() error { return reportPresence(ctx, record, "drover-server", "", log) })
 	group.Go(func() error { return shows.run(ctx) })
 	group.Go(func() error { return serveHTTP(ctx, config.Listen, shows, endpoint.Handler(), log.Named("endpoint")) })
 	return untilStopped(ctx, group.Wait())

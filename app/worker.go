@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center/orphans"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/durable"
 	"github.com/drover/drover/events"
@@ -52,6 +53,8 @@ type WorkerConfig struct {
 	TransitionURL string
 	// SourceWait is how long a run that is Syncing on the transition host waits for a silent source. Default smc.DefaultSourceWait.
 	SourceWait time.Duration
+	// OrphanGrace is how long the transition host leaves what belongs to nothing where it is. Default orphans.DefaultGrace.
+	OrphanGrace time.Duration
 	// Orchestrator is needed by RoleOrchestrator only.
 	Orchestrator OrchestratorConfig
 }
@@ -72,6 +75,9 @@ func (c *WorkerConfig) Check() error {
 		}
 		if c.SourceWait < 0 {
 			return fmt.Errorf("--source-wait or %s: want a positive duration, such as 30m", envSourceWait)
+		}
+		if c.OrphanGrace < 0 {
+			return fmt.Errorf("--orphan-grace or %s: want a positive duration, such as 1h", envOrphanGrace)
 		}
 		if err := c.TLS.check("transition-listen", c.TransitionListen); err != nil {
 			return err
@@ -95,20 +101,31 @@ func (c *WorkerConfig) Check() error {
 	return connections.Check()
 }
 
-const envSourceWait = "DROVER_SOURCE_WAIT"
+const (
+	envSourceWait  = "DROVER_SOURCE_WAIT"
+	envOrphanGrace = "DROVER_ORPHAN_GRACE"
+)
 
 // SourceWaitFromEnv reads DROVER_SOURCE_WAIT, a duration; smc.DefaultSourceWait when it is not set, and -1, which Check refuses, when it
 // is no positive one. getenv is os.Getenv outside tests.
 func SourceWaitFromEnv(getenv func(string) string) time.Duration {
-	text := getenv(envSourceWait)
+	return durationFromEnv(getenv(envSourceWait), smc.DefaultSourceWait)
+}
+
+// OrphanGraceFromEnv reads DROVER_ORPHAN_GRACE in the same manner; orphans.DefaultGrace when it is not set.
+func OrphanGraceFromEnv(getenv func(string) string) time.Duration {
+	return durationFromEnv(getenv(envOrphanGrace), orphans.DefaultGrace)
+}
+
+func durationFromEnv(text string, otherwise time.Duration) time.Duration {
 	if text == "" {
-		return smc.DefaultSourceWait
+		return otherwise
 	}
-	wait, err := time.ParseDuration(text)
-	if err != nil || wait <= 0 {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
 		return -1
 	}
-	return wait
+	return d
 }
 
 // keepsRecord reports whether a role of the worker uses the center's database.
@@ -150,6 +167,17 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	defer temporal.Close()
 
 	group, ctx := errgroup.WithContext(ctx)
+	if record != nil {
+		hostID := ""
+		if slices.Contains(config.Roles, RoleTransition) {
+			if hostID, err = loadHostID(config.DataDir); err != nil {
+				return err
+			}
+		}
+		group.Go(func() error {
+			return reportPresence(ctx, record, "drover-worker --role "+strings.Join(config.Roles, ","), hostID, log)
+		})
+	}
 	if slices.Contains(config.Roles, RoleCenter) {
 		group.Go(func() error { return runCenterWorker(ctx, temporal, record, log.Named("center")) })
 	}
@@ -217,6 +245,17 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHTTP()
 	group, ctx := errgroup.WithContext(ctx)
+	sweeper := &orphans.Sweeper{Store: record, Host: host, HostID: hostID, Grace: config.OrphanGrace, Log: log.Named("sweep")}
+	reported := make(chan struct{}) // closed when the record knows the host
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reported:
+		}
+		group.Go(func() error { return reportVolume(ctx, record, host, log) })
+		return sweeper.Run(ctx)
+	})
 	group.Go(func() error { return shows.run(ctx) })
 	group.Go(func() error {
 		err := serveListener(httpCtx, listener, shows, host.Handler(), log)
@@ -232,9 +271,14 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	group.Go(func() error {
 		ticker := time.NewTicker(hostHeartbeat)
 		defer ticker.Stop()
-		for {
-			if err := record.HostHeartbeat(ctx, hostID, url); err != nil && ctx.Err() == nil {
+		for known := false; ; {
+			err := record.HostHeartbeat(ctx, hostID, url)
+			if err != nil && ctx.Err() == nil {
 				log.Warn("the transition host could not report itself", zap.Error(err))
+			}
+			if err == nil && !known {
+				known = true
+				close(reported)
 			}
 			select {
 			case <-ctx.Done():

@@ -67,6 +67,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>, or https:// with TLS)")
 			app.TLSFlags(flags, &config.TLS)
 			flags.DurationVar(&config.SourceWait, "source-wait", app.SourceWaitFromEnv(getenv), "how long a run waits on the transition host for a source that is silent, a `DURATION` (DROVER_SOURCE_WAIT)")
+			flags.DurationVar(&config.OrphanGrace, "orphan-grace", app.OrphanGraceFromEnv(getenv), "how long the transition host leaves what belongs to no job and no image, a `DURATION` (DROVER_ORPHAN_GRACE)")
 			flags.StringVar(&endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
 			flags.StringVar(&region, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")
 			flags.StringVar(&caFile, "ca-file", getenv(smc.EnvCAFile), "PEM `FILE` of the authority of that endpoint's certificate, where this machine does not know it (DROVER_CA_FILE)")

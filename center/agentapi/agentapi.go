@@ -75,8 +75,9 @@ type RegisterResponse struct {
 
 // HeartbeatRequest says that the agent lives and what its server looks like now.
 type HeartbeatRequest struct {
-	Instance string `json:"instance"` // id of the agent process, fresh at every start
-	Server   Server `json:"server"`
+	Instance string    `json:"instance"` // id of the agent process, fresh at every start
+	Server   Server    `json:"server"`
+	Time     time.Time `json:"time,omitzero"` // by the clock of the agent's machine; zero from an agent that does not tell
 }
 
 // HeartbeatResponse tells when the next heartbeat is due.
