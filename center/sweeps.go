@@ -20,7 +20,7 @@ const (
 )
 
 // Sweep keeps the record true until ctx is done: it starts entities that are missing, has queued jobs run when their turn comes,
-// makes sources Unavailable that have fallen silent, and forgets nonces that have expired. Any number of centers on one store may sweep at once.
+// makes sources Unavailable that have fallen silent, forgets nonces that have expired, and releases sessions and reserved room of no run. Any number of centers on one store may sweep at once.
 func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -34,6 +34,13 @@ func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Log
 		return every(ctx, nonceSweep, func() {
 			if err := record.ForgetNonces(ctx); err != nil && ctx.Err() == nil {
 				log.Warn("expired nonces not forgotten", zap.Error(err))
+			}
+			n, err := record.CloseStraySessions(ctx)
+			if err != nil && ctx.Err() == nil {
+				log.Warn("sessions and reserved room of no run not looked for", zap.Error(err))
+			}
+			if n > 0 {
+				log.Warn("sessions and reserved room of no run were released", zap.Int64("count", n))
 			}
 		})
 	})

@@ -31,7 +31,9 @@ import (
 const DefaultGrace = time.Hour
 
 // Interval is how often a transition host looks when its time of grace is grace.
-func Interval(grace time.Duration) time.Duration { return min(max(grace/6, time.Second), 10*time.Minute) }
+func Interval(grace time.Duration) time.Duration {
+	return min(max(grace/6, time.Second), 10*time.Minute)
+}
 
 // Sweeper looks over one transition host.
 type Sweeper struct {
