@@ -334,6 +334,8 @@ type Record struct {
 	// PrevStreamSeq is the stream sequence of the previous record of this subject, which must be
 	// the subject's last message for this one to be stored. 0 = it is the first, or not known.
 	PrevStreamSeq uint64
+	// Rewinds is how often the outbox had made the record one to be published again when it was read.
+	Rewinds uint64
 	// Time is when the transition happened. It is used for the relay's lag only.
 	Time time.Time
 }

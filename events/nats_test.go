@@ -117,7 +117,7 @@ type memOutbox struct {
 	mu        sync.Mutex
 	records   []Record
 	published map[string]uint64
-	last      map[string]uint64
+	rewinds   uint64
 	marks     int
 	changed   chan struct{}
 	// beforeMark may fail a mark. Called without the lock.
@@ -125,7 +125,7 @@ type memOutbox struct {
 }
 
 func newOutbox() *memOutbox {
-	return &memOutbox{published: map[string]uint64{}, last: map[string]uint64{}, changed: make(chan struct{})}
+	return &memOutbox{published: map[string]uint64{}, changed: make(chan struct{})}
 }
 
 func (o *memOutbox) add(records ...Record) {
@@ -145,7 +145,7 @@ func (o *memOutbox) Pending(_ context.Context, limit int) ([]Record, error) {
 		if before[rec.Subject] = seq; done {
 			continue
 		}
-		rec.PrevStreamSeq = prev
+		rec.PrevStreamSeq, rec.Rewinds = prev, o.rewinds
 		if pending = append(pending, rec); len(pending) == limit {
 			break
 		}
@@ -153,24 +153,22 @@ func (o *memOutbox) Pending(_ context.Context, limit int) ([]Record, error) {
 	return pending, nil
 }
 
-func (o *memOutbox) MarkPublished(_ context.Context, id string, seq uint64) error {
+func (o *memOutbox) MarkPublished(_ context.Context, marked Record, seq uint64) error {
 	o.mu.Lock()
 	o.marks++
 	n, hook := o.marks, o.beforeMark
 	o.mu.Unlock()
 	if hook != nil {
-		if err := hook(id, n); err != nil {
+		if err := hook(marked.ID, n); err != nil {
 			return err
 		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.published[id] = seq
-	for _, rec := range o.records {
-		if rec.ID == id {
-			o.last[rec.Subject] = max(o.last[rec.Subject], seq)
-		}
+	if marked.Rewinds != o.rewinds {
+		return ErrRewound
 	}
+	o.published[marked.ID] = seq
 	close(o.changed)
 	o.changed = make(chan struct{})
 	return nil

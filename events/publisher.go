@@ -95,8 +95,9 @@ func (p *Publisher) Publish(ctx context.Context, r Record) (streamSeq uint64, er
 	if r.Sequence > 0 && r.Life == 0 && msg.Header.Get(HeaderLife) == "" {
 		msg.Header.Set(HeaderSequence, strconv.FormatUint(r.Sequence, 10))
 	}
+	// The client does not try again by itself: when the stream is there again it may be another one, that has gone on.
 	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithMsgID(r.ID), jetstream.WithExpectStream(p.name),
-		jetstream.WithExpectLastSequencePerSubject(r.PrevStreamSeq))
+		jetstream.WithExpectLastSequencePerSubject(r.PrevStreamSeq), jetstream.WithRetryAttempts(0))
 	if err == nil {
 		return ack.Sequence, nil
 	}

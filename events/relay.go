@@ -21,10 +21,10 @@ type Outbox interface {
 	// Pending returns up to limit records that are not marked published, oldest first. For any
 	// subject they are in the order of their sequence, and none before them is left out.
 	Pending(ctx context.Context, limit int) ([]Record, error)
-	// MarkPublished notes the stream sequence of a record. It may be called again for the same
-	// record, with the same or another sequence, also by another relay. streamSeq is 0 for a
-	// record that the stream does not have and can no longer take in order.
-	MarkPublished(ctx context.Context, recordID string, streamSeq uint64) error
+	// MarkPublished notes the stream sequence of a record that Pending returned. It may be called again for
+	// the same record, with the same or another sequence, also by another relay. streamSeq is 0 for a
+	// record that the stream does not have and can no longer take in order. Error: [ErrRewound].
+	MarkPublished(ctx context.Context, rec Record, streamSeq uint64) error
 }
 
 // Backlog is an Outbox that can count. With it [Relay.Lag] is exact.
@@ -41,8 +41,9 @@ type Rewinder interface {
 	RewindAll(ctx context.Context) error
 }
 
-// errRewound says that the outbox was rewound: what was read of it before is void.
-var errRewound = errors.New("the outbox was rewound")
+// ErrRewound says that the outbox was rewound: what was read of it before is void. What was published of it may be in a
+// stream that is lost.
+var ErrRewound = errors.New("the outbox was rewound")
 
 // Lag is what has not reached the stream yet.
 type Lag struct {
@@ -212,7 +213,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errRewound) {
+		if errors.Is(err, ErrRewound) {
 			continue
 		}
 		if err != nil {
@@ -379,7 +380,7 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 			if rec.PrevStreamSeq > 0 {
 				// Between this record and the one before it in the queue is one that is marked published: the outbox was
 				// rewound, and another relay marked what it had published before.
-				return moved, errRewound
+				return moved, ErrRewound
 			}
 			rec.PrevStreamSeq = prev
 		}
@@ -394,7 +395,7 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 			}
 			return moved, err
 		}
-		if err := r.mark(ctx, rec.ID, seq); err != nil {
+		if err := r.mark(ctx, rec, seq); err != nil {
 			return moved, err
 		}
 		moved++
@@ -404,11 +405,11 @@ func (r *Relay) drain(ctx context.Context, queue []Record) (moved int, err error
 }
 
 // mark also works while the relay shuts down: what is stored and not marked costs a conflict later.
-func (r *Relay) mark(ctx context.Context, id string, streamSeq uint64) error {
+func (r *Relay) mark(ctx context.Context, rec Record, streamSeq uint64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.AckTimeout)
 	defer cancel()
-	if err := r.outbox.MarkPublished(ctx, id, streamSeq); err != nil {
-		return fmt.Errorf("mark %s published: %w", id, err)
+	if err := r.outbox.MarkPublished(ctx, rec, streamSeq); err != nil {
+		return fmt.Errorf("mark %s published: %w", rec.ID, err)
 	}
 	return nil
 }
@@ -433,7 +434,11 @@ func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err 
 			return 0, err
 		}
 		last := conflict.Last
-		if rec.PrevStreamSeq > 0 && (last == nil || last.StreamSeq < rec.PrevStreamSeq) {
+		missing, err := r.misses(ctx, rec, last)
+		if err != nil {
+			return 0, err
+		}
+		if missing {
 			lost, err := r.checkLoss(ctx, rec)
 			if err != nil {
 				return 0, err
@@ -442,7 +447,7 @@ func (r *Relay) publish(ctx context.Context, rec Record) (streamSeq uint64, err 
 				if err := r.rewind(ctx, rewinder); err != nil {
 					return 0, err
 				}
-				return 0, errRewound
+				return 0, ErrRewound
 			}
 		}
 		switch {
@@ -507,13 +512,28 @@ func (r *Relay) find(ctx context.Context, rec Record, last *Stored) (streamSeq u
 	}
 }
 
+// misses reports whether the stream does not have the record before rec, whose subject's last message is last, at its place.
+func (r *Relay) misses(ctx context.Context, rec Record, last *Stored) (bool, error) {
+	switch {
+	case rec.PrevStreamSeq == 0:
+		return false, nil
+	case last == nil || last.StreamSeq < rec.PrevStreamSeq:
+		return true, nil
+	case last.StreamSeq == rec.PrevStreamSeq || last.Sequence >= rec.Sequence:
+		return false, nil
+	}
+	// An earlier event of the subject stands behind the record before this one: another stream, that has grown since.
+	msg, err := r.pub.Next(ctx, rec.Subject, rec.PrevStreamSeq)
+	return err == nil && (msg == nil || msg.StreamSeq != rec.PrevStreamSeq), err
+}
+
 // rewind has the whole outbox published again. Several subjects of one round notice a loss; once is enough for them, and
 // once more does no harm.
 func (r *Relay) rewind(ctx context.Context, outbox Rewinder) error {
 	r.rewinding.Lock()
 	defer r.rewinding.Unlock()
 	if ctx.Err() != nil {
-		return errRewound // another subject's loss ended the round
+		return ErrRewound // another subject's loss ended the round
 	}
 	if err := outbox.RewindAll(ctx); err != nil {
 		return fmt.Errorf("rewind the outbox: %w", err)

@@ -18,38 +18,57 @@ var (
 
 // selectOutbox reads records; prev is where the record before it of the same subject stands in the stream.
 const selectOutbox = `SELECT o.event_id, o.subject, o.sequence, o.event, o.created_at,
-	COALESCE((SELECT p.stream_sequence FROM outbox p WHERE p.subject = o.subject AND p.id < o.id ORDER BY p.id DESC LIMIT 1), 0)
+	COALESCE((SELECT p.stream_sequence FROM outbox p WHERE p.subject = o.subject AND p.id < o.id ORDER BY p.id DESC LIMIT 1), 0), o.rewinds
 	FROM outbox o`
 
 func scanRecord(row rowScanner) (events.Record, error) {
 	var record events.Record
 	var created int64
 	var event string
-	err := row.Scan(&record.ID, &record.Subject, &record.Sequence, &event, &created, &record.PrevStreamSeq)
+	err := row.Scan(&record.ID, &record.Subject, &record.Sequence, &event, &created, &record.PrevStreamSeq, &record.Rewinds)
 	record.Time, record.Data = fromMillis(created), []byte(event)
 	return record, err
 }
 
 // Pending implements events.Outbox: the oldest unpublished events, in the order they were written.
 func (s *Store) Pending(ctx context.Context, limit int) ([]events.Record, error) {
-	if err := s.finishRewind(ctx); err != nil {
-		return nil, err
+	for {
+		if err := s.finishRewind(ctx); err != nil {
+			return nil, err
+		}
+		// One that has begun meanwhile is not seen half done.
+		rows, err := s.db.QueryContext(ctx, selectOutbox+` WHERE o.published = 0 AND NOT EXISTS (SELECT 1 FROM settings WHERE name = ?)
+			ORDER BY o.id LIMIT ?`, rewindSetting, limit)
+		if err != nil {
+			return nil, err
+		}
+		records, err := collect(rows, scanRecord)
+		if err != nil || len(records) > 0 {
+			return records, err
+		}
+		if _, under, err := readRewind(ctx, s.db); err != nil || !under {
+			return nil, err
+		}
 	}
-	rows, err := s.db.QueryContext(ctx, selectOutbox+` WHERE o.published = 0 ORDER BY o.id LIMIT ?`, limit)
-	if err != nil {
-		return nil, err
-	}
-	return collect(rows, scanRecord)
 }
 
 // MarkPublished implements events.Outbox: it records where in the stream an event stands.
-func (s *Store) MarkPublished(ctx context.Context, eventID string, streamSequence uint64) error {
+func (s *Store) MarkPublished(ctx context.Context, event events.Record, streamSequence uint64) error {
 	return s.write(ctx, func(tx *transaction) error {
-		n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = ?, published = 1 WHERE event_id = ?`, streamSequence, eventID))
-		if err == nil && n == 0 {
-			err = fmt.Errorf("event %s: %w", eventID, ErrNotFound)
+		n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = ?, published = 1 WHERE event_id = ? AND rewinds = ?`,
+			streamSequence, event.ID, event.Rewinds))
+		if err != nil || n > 0 {
+			return err
 		}
-		return err
+		var rewinds uint64
+		err = tx.QueryRowContext(ctx, `SELECT rewinds FROM outbox WHERE event_id = ?`, event.ID).Scan(&rewinds)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return fmt.Errorf("event %s: %w", event.ID, ErrNotFound)
+		case err != nil:
+			return err
+		}
+		return fmt.Errorf("event %s: %w", event.ID, events.ErrRewound)
 	})
 }
 

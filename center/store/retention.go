@@ -135,7 +135,7 @@ func (s *Store) TrimOutbox(ctx context.Context, before time.Time, heldFrom uint6
 		}
 		if len(ids) > 0 {
 			err := s.write(ctx, func(tx *transaction) error {
-				n, err := rowsAffected(tx.ExecContext(ctx, `DELETE FROM outbox WHERE id IN (?`+strings.Repeat(", ?", len(ids)-1)+`)`, ids...))
+				n, err := rowsAffected(tx.ExecContext(ctx, `DELETE FROM outbox WHERE published = 1 AND id IN (?`+strings.Repeat(", ?", len(ids)-1)+`)`, ids...))
 				total += n
 				return err
 			})

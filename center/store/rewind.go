@@ -123,11 +123,11 @@ func (s *Store) finishRewind(ctx context.Context) error {
 				return err
 			}
 			if r.Forget {
-				if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0 WHERE id >= ? AND id < ?`, r.Next, r.Next+rewindBatch); err != nil {
+				if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, rewinds = rewinds + 1 WHERE id >= ? AND id < ?`, r.Next, r.Next+rewindBatch); err != nil {
 					return err
 				}
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, published = 0 WHERE id >= ? AND id < ?`,
+			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, published = 0, rewinds = rewinds + 1 WHERE id >= ? AND id < ?`,
 				max(r.From, r.Next), r.Next+rewindBatch); err != nil {
 				return err
 			}
