@@ -26,6 +26,9 @@ const (
 	UpdateModify  = "Modify"
 )
 
+// QueryState asks an entity for its JobInput: what it takes its job to be. It is for drover doctor, which compares it with the record.
+const QueryState = "State"
+
 // UpdateAdmit tells a job that is queued that a running slot may be free for it. It comes from the center itself.
 const UpdateAdmit = "Admit"
 
@@ -313,6 +316,7 @@ func (e *entity) serve(ctx workflow.Context) error {
 	remove := move(jobs.BeginDelete, func() { e.end(smc.StatusDeleting) })
 
 	return errors.Join(
+		workflow.SetQueryHandler(ctx, QueryState, func() (JobInput, error) { return e.JobInput, nil }),
 		handle(ctx, e, UpdateStart, smc.TriggerStart, func(ctx workflow.Context, key string, _ struct{}) error {
 			return start(smc.TriggerStart, store.CutOverNone)(ctx, key)
 		}),
