@@ -339,6 +339,7 @@ func TestRewind(t *testing.T) {
 	}
 
 	// What was published before the outbox was rewound, and is marked after it, may be in the stream of before.
+	require.NoError(t, f.RewindAll(f.ctx))
 	stale := pending()
 	require.NoError(t, f.RewindAll(f.ctx))
 	require.ErrorIs(t, f.MarkPublished(f.ctx, stale[0], 1), events.ErrRewound)
