@@ -117,7 +117,7 @@ func jobRecord(t *testing.T, account, job string, sequence uint64) events.Record
 	t.Helper()
 	record, err := events.NewRecord(events.JobStatusChanged{
 		AccountID: account, RegionID: "local", JobID: job, SourceID: "s-1", Name: "dc-exit:web", Sequence: sequence,
-		Status: "Running", PreviousStatus: "Ready", Time: time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
+		Change: events.JobStarted, Status: "Running", PreviousStatus: "Ready", Time: time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
 	})
 	require.NoError(t, err)
 	return record

@@ -132,7 +132,7 @@ func TestBridgeSignalsWhatConcernsAMigration(t *testing.T) {
 		Subject: jobSubject(1), Data: jobRecord(t, 1, 2).Data,
 	})
 	require.NoError(t, err)
-	source, err := NewRecord(SourceStateChanged{AccountID: "1001", RegionID: "local", SourceID: "s-1", Sequence: 1, State: "Available", Time: testTime})
+	source, err := NewRecord(SourceStateChanged{AccountID: "1001", RegionID: "local", SourceID: "s-1", Sequence: 1, Change: SourceFreed, State: "Available", Time: testTime})
 	require.NoError(t, err)
 	_, err = js.Publish(ctx, jobSubject(6), source.Data) // of another type than its subject says
 	require.NoError(t, err)

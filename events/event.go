@@ -67,20 +67,30 @@ type Payload interface {
 	CloudEvent() (cloudevents.Event, error)
 }
 
-// JobStatusChanged says that a replication job has a new Status or BusinessStatus.
-// The names and values are those of the contract.
+// JobStatusChanged says what became of a replication job: every transition of its is one. The names and values are those of the
+// contract.
 type JobStatusChanged struct {
+	// AccountID is the account the job belongs to.
 	AccountID string `json:"AccountId"`
-	RegionID  string `json:"RegionId"`
-	JobID     string `json:"JobId"`
-	SourceID  string `json:"SourceId"`
-	Name      string `json:"Name,omitempty"`
+	// RegionID is its region.
+	RegionID string `json:"RegionId"`
+	// JobID is never used again, also when the job is gone.
+	JobID string `json:"JobId"`
+	// SourceID is the source server it replicates.
+	SourceID string `json:"SourceId"`
+	// Name is the name of the job.
+	Name string `json:"Name,omitempty"`
 	// Sequence numbers the transitions of the job, from 1, without gaps.
-	Sequence       uint64 `json:"Sequence"`
-	Status         string `json:"Status"`
+	Sequence uint64 `json:"Sequence"`
+	// Change is what happened.
+	Change JobChange `json:"Change"`
+	// Status is what the API shows, or Deleted.
+	Status string `json:"Status"`
+	// BusinessStatus is the phase of the run while the Status is Running.
 	BusinessStatus string `json:"BusinessStatus,omitempty"`
-	// PreviousStatus is empty for the first event of a job.
-	PreviousStatus         string `json:"PreviousStatus,omitempty"`
+	// PreviousStatus is the Status of the event before; it is empty for the first event of a job.
+	PreviousStatus string `json:"PreviousStatus,omitempty"`
+	// PreviousBusinessStatus is the BusinessStatus of the event before.
 	PreviousBusinessStatus string `json:"PreviousBusinessStatus,omitempty"`
 	// Run is the number of the run, from 1; 0 before the first.
 	Run int `json:"Run,omitempty"`
@@ -88,8 +98,9 @@ type JobStatusChanged struct {
 	RunType string `json:"RunType,omitempty"`
 	// ImageID is set once a run has made an image.
 	ImageID string `json:"ImageId,omitempty"`
-	// ErrorCode is set while something is wrong, StatusInfo also while there is something to know.
-	ErrorCode  string `json:"ErrorCode,omitempty"`
+	// ErrorCode is set while something is wrong: docs/errors.md lists the codes.
+	ErrorCode string `json:"ErrorCode,omitempty"`
+	// StatusInfo is set while there is something to know: text for a person.
 	StatusInfo string `json:"StatusInfo,omitempty"`
 	// Queued says that the job was started and waits, in the Status it has, for a running slot of its account.
 	Queued bool `json:"Queued,omitempty"`
@@ -99,19 +110,27 @@ type JobStatusChanged struct {
 	Time time.Time `json:"Time"`
 }
 
-// SourceStateChanged says that a source server has a new State.
+// SourceStateChanged says what became of a source server: every transition of its is one.
 type SourceStateChanged struct {
+	// AccountID is the account the source server belongs to.
 	AccountID string `json:"AccountId"`
-	RegionID  string `json:"RegionId"`
-	SourceID  string `json:"SourceId"`
-	Name      string `json:"Name,omitempty"`
+	// RegionID is its region.
+	RegionID string `json:"RegionId"`
+	// SourceID is never used again, also when the source server is gone.
+	SourceID string `json:"SourceId"`
+	// Name is the name of the source server.
+	Name string `json:"Name,omitempty"`
 	// Sequence numbers the transitions of the source server, from 1, without gaps.
 	Sequence uint64 `json:"Sequence"`
-	State    string `json:"State"`
-	// PreviousState is empty for the first event of a source server.
+	// Change is what happened.
+	Change SourceChange `json:"Change"`
+	// State is what the API shows, or Deleted.
+	State string `json:"State"`
+	// PreviousState is the State of the event before; it is empty for the first event of a source server.
 	PreviousState string `json:"PreviousState,omitempty"`
-	// ErrorCode and StatusInfo are set while something is wrong.
-	ErrorCode  string `json:"ErrorCode,omitempty"`
+	// ErrorCode is set while the source server is Unavailable: docs/errors.md lists the codes.
+	ErrorCode string `json:"ErrorCode,omitempty"`
+	// StatusInfo is set with it: a JSON object of error_code and error_msg, as the API shows it.
 	StatusInfo string `json:"StatusInfo,omitempty"`
 	// Time is when the transition happened.
 	Time time.Time `json:"Time"`
@@ -125,7 +144,7 @@ func (d JobStatusChanged) Subject() Subject {
 // CloudEvent implements [Payload].
 func (d JobStatusChanged) CloudEvent() (cloudevents.Event, error) {
 	d.Time = d.Time.UTC()
-	return newCloudEvent(TypeJobStatus, d.AccountID, d.RegionID, d.JobID, d.Status, d.Sequence, d.Time, d)
+	return newCloudEvent(TypeJobStatus, d.AccountID, d.RegionID, d.JobID, string(d.Change), d.Status, d.Sequence, d.Time, d)
 }
 
 // Subject implements [Payload].
@@ -136,12 +155,12 @@ func (d SourceStateChanged) Subject() Subject {
 // CloudEvent implements [Payload].
 func (d SourceStateChanged) CloudEvent() (cloudevents.Event, error) {
 	d.Time = d.Time.UTC()
-	return newCloudEvent(TypeSourceState, d.AccountID, d.RegionID, d.SourceID, d.State, d.Sequence, d.Time, d)
+	return newCloudEvent(TypeSourceState, d.AccountID, d.RegionID, d.SourceID, string(d.Change), d.State, d.Sequence, d.Time, d)
 }
 
-func newCloudEvent(typ, account, region, id, status string, seq uint64, at time.Time, data any) (cloudevents.Event, error) {
+func newCloudEvent(typ, account, region, id, change, status string, seq uint64, at time.Time, data any) (cloudevents.Event, error) {
 	err := complete(typ, id, seq, []field{
-		{"account id", account == ""}, {"region id", region == ""}, {"resource id", id == ""}, {"status", status == ""}, {"time", at.IsZero()},
+		{"account id", account == ""}, {"region id", region == ""}, {"resource id", id == ""}, {"change", change == ""}, {"status", status == ""}, {"time", at.IsZero()},
 	})
 	if err != nil {
 		return cloudevents.Event{}, err
@@ -182,6 +201,7 @@ func wrap(e envelope, data any) (cloudevents.Event, error) {
 	ev.SetType(e.Type)
 	ev.SetSubject(e.Subject)
 	ev.SetTime(e.Time)
+	ev.SetDataSchema(SchemaURI(e.Type) + "#data")
 	ev.SetExtension(extSequence, fmt.Sprintf("%020d", e.Sequence))
 	if e.Life > 0 {
 		ev.SetExtension(extLife, fmt.Sprintf("%020d", e.Life))

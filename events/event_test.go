@@ -18,11 +18,12 @@ func TestJobEventOnTheWire(t *testing.T) {
 		"subject": "j-000000000000000007",
 		"time": "2026-03-01T10:00:03Z",
 		"datacontenttype": "application/json",
+		"dataschema": "https://raw.githubusercontent.com/drover/drover/main/events/schemas/smc.job.status.v1.json#data",
 		"sequence": "00000000000000000003",
 		"data": {
 			"AccountId": "1001", "RegionId": "local", "JobId": "j-000000000000000007", "SourceId": "s-1", "Name": "web",
-			"Sequence": 3, "Status": "Running", "BusinessStatus": "Syncing", "PreviousStatus": "Ready",
-			"Run": 1, "RunType": "Start", "Progress": 12.5, "Time": "2026-03-01T10:00:03Z"
+			"Sequence": 3, "Change": "Phase", "Status": "Running", "BusinessStatus": "Syncing", "PreviousStatus": "Running",
+			"Run": 1, "RunType": "Manual", "Progress": 12.5, "Time": "2026-03-01T10:00:03Z"
 		}
 	}`, string(rec.Data))
 	require.Equal(t, map[string]string{
@@ -35,7 +36,7 @@ func TestJobEventOnTheWire(t *testing.T) {
 
 func TestSourceEventRoundTrip(t *testing.T) {
 	in := SourceStateChanged{
-		AccountID: "acme/eu", RegionID: "local", SourceID: "s-9", Name: "db", Sequence: 12, State: "Unavailable",
+		AccountID: "acme/eu", RegionID: "local", SourceID: "s-9", Name: "db", Sequence: 12, Change: SourceOffline, State: "Unavailable",
 		PreviousState: "Available", ErrorCode: "SourceServer.Offline", StatusInfo: "three heartbeats missed",
 		Time: time.Date(2026, 3, 1, 12, 0, 0, 5, time.FixedZone("", 7200)),
 	}
@@ -61,7 +62,7 @@ func TestSourceEventRoundTrip(t *testing.T) {
 func TestIncompleteEventsAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*JobStatusChanged){
 		"account": func(d *JobStatusChanged) { d.AccountID = "" }, "region": func(d *JobStatusChanged) { d.RegionID = "" },
-		"id": func(d *JobStatusChanged) { d.JobID = "" }, "status": func(d *JobStatusChanged) { d.Status = "" },
+		"id": func(d *JobStatusChanged) { d.JobID = "" }, "change": func(d *JobStatusChanged) { d.Change = "" }, "status": func(d *JobStatusChanged) { d.Status = "" },
 		"sequence": func(d *JobStatusChanged) { d.Sequence = 0 }, "time": func(d *JobStatusChanged) { d.Time = time.Time{} },
 	} {
 		d := jobEvent(1, 1)

@@ -17,10 +17,14 @@ import (
 
 // MigrationChanged says that the migration of a server is in a new phase.
 type MigrationChanged struct {
+	// AccountID is the account of the endpoint that the server is migrated by.
 	AccountID string `json:"AccountId"`
-	Fleet     string `json:"Fleet"`
-	Wave      string `json:"Wave,omitempty"`
-	SourceID  string `json:"SourceId"`
+	// Fleet is the name of the fleet.
+	Fleet string `json:"Fleet"`
+	// Wave is the wave of the fleet that the server is in.
+	Wave string `json:"Wave,omitempty"`
+	// SourceID is the source server.
+	SourceID string `json:"SourceId"`
 	// Name is the source server's.
 	Name string `json:"Name,omitempty"`
 	// Began is when the workflow of the migration began: the time of its first run, kept over continue-as-new. A server
@@ -28,14 +32,17 @@ type MigrationChanged struct {
 	// [Life]) and Began tells them apart.
 	Began time.Time `json:"Began"`
 	// Sequence numbers the transitions of this life, from 1.
-	Sequence uint64      `json:"Sequence"`
-	Phase    fleet.Phase `json:"Phase"`
-	// PreviousPhase is empty for the first event of a life.
+	Sequence uint64 `json:"Sequence"`
+	// Phase is where the migration is.
+	Phase fleet.Phase `json:"Phase"`
+	// PreviousPhase is where it was; it is empty for the first event of a life.
 	PreviousPhase fleet.Phase `json:"PreviousPhase,omitempty"`
-	// JobID, JobStatus and ImageID are empty until there is a job, or an image.
-	JobID     string `json:"JobId,omitempty"`
+	// JobID is the replication job, once there is one.
+	JobID string `json:"JobId,omitempty"`
+	// JobStatus is what the migration last knew of it.
 	JobStatus string `json:"JobStatus,omitempty"`
-	ImageID   string `json:"ImageId,omitempty"`
+	// ImageID is the newest image, once there is one.
+	ImageID string `json:"ImageId,omitempty"`
 	// Runs counts the runs that made an image.
 	Runs int `json:"Runs"`
 	// Attempts counts the starts of the current run after it failed.
@@ -50,24 +57,29 @@ type MigrationChanged struct {
 
 // FleetChanged says that a fleet has a new status, or has come to another wave.
 type FleetChanged struct {
+	// AccountID is the account of the endpoint that its servers are migrated by.
 	AccountID string `json:"AccountId"`
-	Fleet     string `json:"Fleet"`
+	// Fleet is the name of the fleet.
+	Fleet string `json:"Fleet"`
 	// Began is when the workflow of the fleet began: the time of its first run, kept over continue-as-new. The name may be
 	// used again once the fleet has ended; Began tells the fleets of one name apart (see [Life]).
 	Began time.Time `json:"Began"`
 	// Sequence numbers the transitions of this life, from 1.
-	Sequence uint64      `json:"Sequence"`
-	Status   fleet.State `json:"Status"`
-	// PreviousStatus is empty for the first event of a life.
+	Sequence uint64 `json:"Sequence"`
+	// Status is how the fleet is.
+	Status fleet.State `json:"Status"`
+	// PreviousStatus is how it was; it is empty for the first event of a life.
 	PreviousStatus fleet.State `json:"PreviousStatus,omitempty"`
 	// Wave is the wave that is going on, or the last one.
 	Wave string `json:"Wave,omitempty"`
 	// Reason says why the fleet is Paused or waits.
 	Reason string `json:"Reason,omitempty"`
-	// Done, Failed and Open count the migrations that have ended well, that have not, and that have not ended.
-	Done   int `json:"Done"`
+	// Done counts the migrations that have ended well.
+	Done int `json:"Done"`
+	// Failed counts those that have ended otherwise.
 	Failed int `json:"Failed"`
-	Open   int `json:"Open"`
+	// Open counts those that have not ended.
+	Open int `json:"Open"`
 	// Time is when the transition happened.
 	Time time.Time `json:"Time"`
 }

@@ -36,6 +36,7 @@ func TestMigrationEventOnTheWire(t *testing.T) {
 		"subject": "dc-exit/s-1",
 		"time": "2026-03-01T10:00:07.000000123Z",
 		"datacontenttype": "application/json",
+		"dataschema": "https://raw.githubusercontent.com/drover/drover/main/events/schemas/drover.migration.phase.v1.json#data",
 		"sequence": "00000000000000000007",
 		"life": "01772359200000000123",
 		"data": {

@@ -11,12 +11,19 @@ import (
 // Progress is how far a running job is. It is sent about once a second while a sync runs, and kept
 // nowhere: who needs the last known value asks the endpoint.
 type Progress struct {
-	AccountID      string `json:"AccountId"`
-	RegionID       string `json:"RegionId"`
-	JobID          string `json:"JobId"`
-	SourceID       string `json:"SourceId,omitempty"`
-	Run            int    `json:"Run"`
-	Status         string `json:"Status,omitempty"`
+	// AccountID is the account the job belongs to.
+	AccountID string `json:"AccountId"`
+	// RegionID is its region.
+	RegionID string `json:"RegionId"`
+	// JobID is the job.
+	JobID string `json:"JobId"`
+	// SourceID is the source server it replicates.
+	SourceID string `json:"SourceId,omitempty"`
+	// Run is the number of the run, from 1.
+	Run int `json:"Run"`
+	// Status is that of the job.
+	Status string `json:"Status,omitempty"`
+	// BusinessStatus is the phase of the run.
 	BusinessStatus string `json:"BusinessStatus,omitempty"`
 	// Percent is 0 to 100.
 	Percent float64 `json:"Progress"`
@@ -29,8 +36,9 @@ type Progress struct {
 	// BytesPerSecond is the present rate of reading.
 	BytesPerSecond float64 `json:"BytesPerSecond"`
 	// ETASeconds is the time left, in seconds; 0 = not known.
-	ETASeconds float64   `json:"EtaSeconds,omitempty"`
-	Time       time.Time `json:"Time"`
+	ETASeconds float64 `json:"EtaSeconds,omitempty"`
+	// Time is when this was so.
+	Time time.Time `json:"Time"`
 }
 
 // PublishProgress sends p to whoever listens just now. The error says that there is no connection;

@@ -73,7 +73,7 @@ func TestDurableDropsTheOldAndResumes(t *testing.T) {
 
 	f.publish(1, 1, 2)
 	f.publish(2, 1)
-	source, err := NewRecord(SourceStateChanged{AccountID: "1001", RegionID: "local", SourceID: "s-1", Sequence: 1, State: "Available", Time: testTime})
+	source, err := NewRecord(SourceStateChanged{AccountID: "1001", RegionID: "local", SourceID: "s-1", Sequence: 1, Change: SourceFreed, State: "Available", Time: testTime})
 	require.NoError(t, err)
 	_, err = f.pub.Publish(ctx, source)
 	require.NoError(t, err)

@@ -59,7 +59,7 @@ func (s *eventStream) publish(t *testing.T, p events.Payload) {
 func (s *eventStream) job(t *testing.T, id string, seq uint64, status, phase string) {
 	t.Helper()
 	s.publish(t, events.JobStatusChanged{
-		AccountID: "1", RegionID: "local-1", JobID: id, Name: "web", Run: 1, Sequence: seq, Status: status, BusinessStatus: phase, Time: time.Unix(int64(seq), 0),
+		AccountID: "1", RegionID: "local-1", JobID: id, Name: "web", Run: 1, Sequence: seq, Change: events.JobPhase, Status: status, BusinessStatus: phase, Time: time.Unix(int64(seq), 0),
 	})
 }
 
@@ -92,7 +92,7 @@ func TestEventsTail(t *testing.T) {
 	assert.Empty(t, o.stdout, "the stream has nothing, and nothing is waited for")
 
 	s.job(t, "j-0123456789", 1, "Ready", "")
-	s.publish(t, events.SourceStateChanged{AccountID: "1", RegionID: "local-1", SourceID: "s-1", Sequence: 1, State: "InUse", Name: "web-1", Time: time.Unix(1, 0)})
+	s.publish(t, events.SourceStateChanged{AccountID: "1", RegionID: "local-1", SourceID: "s-1", Sequence: 1, Change: events.SourceTaken, State: "InUse", Name: "web-1", Time: time.Unix(1, 0)})
 	s.job(t, "j-0123456789", 2, "Running", "Syncing")
 	s.job(t, "j-9876543210", 1, "Ready", "")
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -109,7 +110,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, tokenID); err != nil {
 			return err
 		}
-		return s.sourceEvent(ctx, tx, source, "", "registered")
+		return s.sourceEvent(ctx, tx, events.SourceRegistered, source, "")
 	})
 	if err != nil {
 		return nil, err

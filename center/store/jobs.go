@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -210,7 +211,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 				return err
 			}
 		}
-		return s.jobEvent(ctx, tx, nil, job, "created")
+		return s.jobEvent(ctx, tx, events.JobCreated, nil, job, "created")
 	})
 	return jobID, err
 }

@@ -33,6 +33,9 @@ func (m *Missed) add(kind *int, n int, last time.Time) {
 	}
 }
 
+// points is how many points were missed.
+func (m *Missed) points() int { return m.Running + m.Offline + m.NoHost + m.Down }
+
 // kind is the count of the points that were missed for want of what the code says.
 func (m *Missed) kind(code string) *int {
 	switch code {

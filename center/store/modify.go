@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -19,6 +20,11 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		if errors.Is(err, ErrNotFound) {
 			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s does not exist", r.JobID)
 		}
+		if err != nil {
+			return err
+		}
+		previous := *job
+		before, err := encodeSpec(&job.Spec)
 		if err != nil {
 			return err
 		}
@@ -41,9 +47,12 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		}
 		if r.ScheduledStartTime != nil && job.Queue.Trigger == smc.TriggerSchedule {
 			// It was queued because the time had come that is no longer the time.
-			previous := *job
 			job.Queue = Queue{}
 			if err := s.writeTransition(ctx, tx, &previous, job, fmt.Sprintf("withdrawn/%d", previous.Queue.Ticket)); err != nil {
+				return err
+			}
+		} else if spec != before || job.Name != previous.Name || job.ImageName != previous.ImageName || !job.ValidUntil.Equal(previous.ValidUntil) {
+			if err := s.jobStays(ctx, tx, events.JobModified, job); err != nil {
 				return err
 			}
 		}
@@ -193,11 +202,12 @@ func given(name *string) *string {
 // ModifySource renames or describes a source server, in any state; nil leaves a field as it is.
 func (s *Store) ModifySource(ctx context.Context, accountID, sourceID string, name, description *string) error {
 	name = given(name)
-	return s.write(ctx, func(tx *transaction) error {
+	return s.writeEvents(ctx, func(tx *transaction) error {
 		source, err := requireOwnSource(ctx, tx, accountID, sourceID)
 		if err != nil {
 			return err
 		}
+		before := *source
 		if name != nil {
 			var holder string
 			err := tx.QueryRowContext(ctx, `SELECT source_id FROM source_servers WHERE account_id = ? AND name = ? AND source_id <> ?`, accountID, *name, sourceID).Scan(&holder)
@@ -212,8 +222,13 @@ func (s *Store) ModifySource(ctx context.Context, accountID, sourceID string, na
 		if description != nil {
 			source.Description = *description
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE source_servers SET name = ?, description = ? WHERE source_id = ?`, source.Name, source.Description, sourceID)
-		return err
+		if source.Name == before.Name && source.Description == before.Description {
+			return nil
+		}
+		if _, err = tx.ExecContext(ctx, `UPDATE source_servers SET name = ?, description = ? WHERE source_id = ?`, source.Name, source.Description, sourceID); err != nil {
+			return err
+		}
+		return s.sourceEvent(ctx, tx, events.SourceModified, source, source.State)
 	})
 }
 
@@ -260,13 +275,13 @@ func (s *Store) BeginDeleteSource(ctx context.Context, accountID, sourceID strin
 		}
 		previous := source.State
 		source.State, source.ErrorCode, source.StatusInfo = smc.SourceDeleting, "", ""
-		return s.sourceEvent(ctx, tx, source, previous, "deleting")
+		return s.sourceEvent(ctx, tx, events.SourceDeleting, source, previous)
 	})
 	return jobIDs, err
 }
 
 // stateDeleted stands in the last event of a source server: it is gone. No API call shows it.
-const stateDeleted smc.SourceState = "Deleted"
+const stateDeleted smc.SourceState = events.Deleted
 
 // EndDeleteSource removes a source server that is Deleting and has no job left; it reports whether it is gone.
 func (s *Store) EndDeleteSource(ctx context.Context, sourceID string) (gone bool, err error) {
@@ -288,7 +303,7 @@ func (s *Store) EndDeleteSource(ctx context.Context, sourceID string) (gone bool
 			return nil
 		}
 		source.State = stateDeleted
-		if err := s.sourceEvent(ctx, tx, source, smc.SourceDeleting, "deleted"); err != nil {
+		if err := s.sourceEvent(ctx, tx, events.SourceDeleted, source, smc.SourceDeleting); err != nil {
 			return err
 		}
 		for _, statement := range []string{

@@ -132,7 +132,7 @@ func (s *Store) catchUpJob(ctx context.Context, tx *transaction, last *events.Jo
 	case errors.Is(err, ErrNotFound):
 		return s.gone(ctx, tx, last.JobID, last.Sequence, last.Status == string(statusDeleted), caught, events.JobStatusChanged{
 			AccountID: last.AccountID, RegionID: last.RegionID, JobID: last.JobID, SourceID: last.SourceID, Name: last.Name,
-			Sequence: last.Sequence + 1, Status: string(statusDeleted), PreviousStatus: last.Status, Run: last.Run,
+			Sequence: last.Sequence + 1, Change: events.JobDeleted, Status: string(statusDeleted), PreviousStatus: last.Status, Run: last.Run,
 			StatusInfo: lostWords(restored), Time: s.now().UTC(),
 		})
 	case err != nil:
@@ -144,7 +144,7 @@ func (s *Store) catchUpJob(ctx context.Context, tx *transaction, last *events.Jo
 	previous := *job
 	previous.Status, previous.BusinessStatus = smc.JobStatus(last.Status), smc.BusinessStatus(last.BusinessStatus)
 	job.Sequence = int64(last.Sequence)
-	return s.jobEvent(ctx, tx, &previous, job, restoredKey(last.Sequence))
+	return s.jobEvent(ctx, tx, events.JobRestored, &previous, job, restoredKey(last.Sequence))
 }
 
 func (s *Store) catchUpSource(ctx context.Context, tx *transaction, last *events.SourceStateChanged, restored *Restoration, caught *Caught) error {
@@ -153,7 +153,7 @@ func (s *Store) catchUpSource(ctx context.Context, tx *transaction, last *events
 	case errors.Is(err, ErrNotFound):
 		return s.gone(ctx, tx, last.SourceID, last.Sequence, last.State == string(stateDeleted), caught, events.SourceStateChanged{
 			AccountID: last.AccountID, RegionID: last.RegionID, SourceID: last.SourceID, Name: last.Name,
-			Sequence: last.Sequence + 1, State: string(stateDeleted), PreviousState: last.State, StatusInfo: lostWords(restored), Time: s.now().UTC(),
+			Sequence: last.Sequence + 1, Change: events.SourceDeleted, State: string(stateDeleted), PreviousState: last.State, StatusInfo: lostWords(restored), Time: s.now().UTC(),
 		})
 	case err != nil:
 		return err
@@ -162,7 +162,7 @@ func (s *Store) catchUpSource(ctx context.Context, tx *transaction, last *events
 	}
 	caught.Advanced++
 	source.Sequence = int64(last.Sequence)
-	return s.sourceEvent(ctx, tx, source, smc.SourceState(last.State), restoredKey(last.Sequence))
+	return s.sourceEvent(ctx, tx, events.SourceRestored, source, smc.SourceState(last.State))
 }
 
 // gone tells of a resource that came after the backup: the record does not know it.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/center/store/storetest"
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -142,10 +143,15 @@ func TestTrimOutboxOfManyResources(t *testing.T) {
 	const resources = deleteBatch + 50
 	tx, err := db.BeginTx(f.ctx, nil)
 	require.NoError(t, err)
-	insert := func(resource string, sequence int) {
+	insert := func(resource string, sequence uint64) {
+		record, err := events.NewRecord(events.SourceStateChanged{
+			AccountID: account, RegionID: region, SourceID: resource, Sequence: sequence, Change: events.SourceBack, State: "Available", Time: f.clock.read(),
+		})
+		require.NoError(t, err)
+		event := string(record.Data)
 		id := fmt.Sprintf("%s/%d", resource, sequence)
-		_, err := tx.ExecContext(f.ctx, `INSERT INTO outbox (event_id, resource_id, sequence, transition_key, subject, event, created_at, stream_sequence, published)
-			VALUES ($1, $2, $3, $1, $2, '{}', 1, 1, 1)`, id, resource, sequence)
+		_, err = tx.ExecContext(f.ctx, `INSERT INTO outbox (event_id, resource_id, sequence, transition_key, subject, event, created_at, stream_sequence, published)
+			VALUES ($1, $2, $3, $1, $2, $4, 1, 1, 1)`, id, resource, sequence, event)
 		require.NoError(t, err)
 	}
 	for i := range resources {
@@ -155,7 +161,7 @@ func TestTrimOutboxOfManyResources(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for i := range 10 {
-		insert("gone", i+1)
+		insert("gone", uint64(i+1))
 	}
 	require.NoError(t, tx.Commit())
 	n, err := f.TrimOutbox(f.ctx, f.clock.read(), 100)

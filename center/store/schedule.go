@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -164,7 +165,7 @@ func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, 
 		if moved := smc.Allowed(smc.TriggerSchedule, job.state()) != nil || job.Queued(); moved {
 			return nil
 		}
-		before := job.Missed
+		before, known := job.Missed, job.Missed.points()
 		job.reckon(later(s.now().UTC(), due))
 		// What waits is the newest point, or, when that counts as missed already, the run that makes up for it.
 		job.Missed.DueAt, job.Missed.WaitsFor = due, code
@@ -178,7 +179,9 @@ func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, 
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET missed = ? WHERE job_id = ?`, missed, jobID)
-		return err
+		if _, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET missed = ? WHERE job_id = ?`, missed, jobID); err != nil || job.Missed.points() == known {
+			return err // to wait is no transition, to miss a point is one
+		}
+		return s.jobStays(ctx, tx, events.JobMissed, job)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
 )
 
@@ -110,8 +111,8 @@ func (s *Store) MarkOffline(ctx context.Context, before time.Time) ([]string, er
 		ids = nil
 		for _, candidate := range stale {
 			source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, candidate.SourceID))
-			if errors.Is(err, ErrNotFound) || err == nil && (source.State == smc.SourceUnavailable || !source.HeartbeatAt.Before(before)) {
-				continue // gone, marked by another center, or heard of since
+			if errors.Is(err, ErrNotFound) || err == nil && (source.State == smc.SourceUnavailable || source.State == smc.SourceDeleting || !source.HeartbeatAt.Before(before)) {
+				continue // gone or going, marked by another center, or heard of since
 			}
 			if err != nil {
 				return err
@@ -139,9 +140,10 @@ func (s *Store) moveSource(ctx context.Context, tx *transaction, source *Source,
 		return err
 	}
 	source.ErrorCode, source.StatusInfo = errorCode, ""
+	what := events.SourceFreed
 	switch {
 	case errorCode != "":
-		source.State = smc.SourceUnavailable
+		source.State, what = smc.SourceUnavailable, events.SourceOffline
 		info, err := json.Marshal(map[string]string{
 			"error_code": errorCode,
 			"error_msg":  "no heartbeat since " + source.HeartbeatAt.Format(time.RFC3339) + ": check that the agent runs and reaches the center",
@@ -151,14 +153,17 @@ func (s *Store) moveSource(ctx context.Context, tx *transaction, source *Source,
 		}
 		source.StatusInfo = string(info)
 	case running > 0:
-		source.State = smc.SourceInUse
+		source.State, what = smc.SourceInUse, events.SourceTaken
 	default:
 		source.State = smc.SourceAvailable
 	}
 	if source.State == previous {
 		return nil
 	}
-	return s.sourceEvent(ctx, tx, source, previous, "")
+	if previous == smc.SourceUnavailable {
+		what = events.SourceBack
+	}
+	return s.sourceEvent(ctx, tx, what, source, previous)
 }
 
 // conditions builds the WHERE clause of a listing.

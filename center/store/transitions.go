@@ -21,6 +21,46 @@ type change struct {
 	apply func(tx *transaction, job *Job) error
 }
 
+// changeOf says what a transition that moved a job was. What leaves its status, phase and place in the queue as they are is not
+// one of these: its writer knows what it was.
+func changeOf(previous, job *Job) events.JobChange {
+	switch {
+	case job.Status != previous.Status:
+		return statusChange(previous.Status, job.Status)
+	case job.Status == smc.StatusRunning:
+		return events.JobPhase
+	case job.Queued():
+		return events.JobQueued
+	}
+	return events.JobWithdrawn
+}
+
+func statusChange(from, to smc.JobStatus) events.JobChange {
+	switch to {
+	case smc.StatusRunning:
+		if from == smc.StatusStopped || from == smc.StatusInError {
+			return events.JobResumed
+		}
+		return events.JobStarted
+	case smc.StatusStopped:
+		return events.JobStopped
+	case smc.StatusWaiting:
+		return events.JobRested
+	case smc.StatusInError:
+		return events.JobFailed
+	case smc.StatusFinished:
+		return events.JobFinished
+	case smc.StatusExpired:
+		return events.JobExpired
+	case smc.StatusDeleting:
+		return events.JobDeleting
+	case statusDeleted:
+		return events.JobDeleted
+	case smc.StatusReady: // no job comes back to it
+	}
+	return events.JobCreated
+}
+
 // transition writes a change of a job, its event and the state of its source in one transaction, and returns the job
 // as it is afterwards. A key that was written before makes it a no-op.
 func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
@@ -92,7 +132,7 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 	if err := s.fillQueue(ctx, tx, job); err != nil {
 		return err
 	}
-	if err := s.jobEvent(ctx, tx, previous, job, key); err != nil {
+	if err := s.jobEvent(ctx, tx, changeOf(previous, job), previous, job, key); err != nil {
 		return err
 	}
 	if (previous.Status == smc.StatusRunning) == (job.Status == smc.StatusRunning) {
@@ -118,14 +158,14 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 }
 
 // jobEvent numbers a transition of a job and puts its event into the outbox.
-func (s *Store) jobEvent(ctx context.Context, tx *transaction, previous, job *Job, key string) error {
+func (s *Store) jobEvent(ctx context.Context, tx *transaction, what events.JobChange, previous, job *Job, key string) error {
 	job.Sequence++
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
 		return err
 	}
 	data := events.JobStatusChanged{
 		AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Name: job.Name,
-		Sequence: uint64(job.Sequence), Status: string(job.Status), BusinessStatus: businessStatus(job),
+		Sequence: uint64(job.Sequence), Change: what, Status: string(job.Status), BusinessStatus: businessStatus(job),
 		Run: job.Run, RunType: string(job.RunType), ImageID: job.ImageID,
 		ErrorCode: job.ErrorCode, StatusInfo: job.Info(), Queued: job.Queued(), Progress: job.Progress, Time: s.now().UTC(),
 	}
@@ -133,6 +173,20 @@ func (s *Store) jobEvent(ctx context.Context, tx *transaction, previous, job *Jo
 		data.PreviousStatus, data.PreviousBusinessStatus = string(previous.Status), businessStatus(previous)
 	}
 	return s.enqueue(ctx, tx, job.JobID, key, data)
+}
+
+// jobStays writes the event of a transition that leaves the status of a job, its phase and its place in the queue as they are.
+func (s *Store) jobStays(ctx context.Context, tx *transaction, what events.JobChange, job *Job) error {
+	before := job.Sequence
+	if err := s.fillQueue(ctx, tx, job); err != nil {
+		return err
+	}
+	if err := s.jobEvent(ctx, tx, what, job, job, fmt.Sprintf("%s/%d", what, before+1)); err != nil {
+		return err
+	}
+	// What kept the run from getting on before still does.
+	_, err := tx.ExecContext(ctx, `UPDATE run_troubles SET sequence = ? WHERE job_id = ? AND sequence = ?`, job.Sequence, job.JobID, before)
+	return err
 }
 
 // businessStatus is what the API and the events show: a phase means something only while the job is Running.
@@ -144,18 +198,16 @@ func businessStatus(job *Job) string {
 }
 
 // sourceEvent writes a source's State, numbers the transition and puts its event into the outbox.
-func (s *Store) sourceEvent(ctx context.Context, tx *transaction, source *Source, previous smc.SourceState, key string) error {
+func (s *Store) sourceEvent(ctx context.Context, tx *transaction, what events.SourceChange, source *Source, previous smc.SourceState) error {
 	source.Sequence++
-	if key == "" {
-		key = fmt.Sprintf("%s/%d", source.State, source.Sequence)
-	}
+	key := fmt.Sprintf("%s/%d", what, source.Sequence)
 	if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET state = ?, error_code = ?, status_info = ?, sequence = ? WHERE source_id = ?`,
 		string(source.State), source.ErrorCode, source.StatusInfo, source.Sequence, source.SourceID); err != nil {
 		return err
 	}
 	return s.enqueue(ctx, tx, source.SourceID, key, events.SourceStateChanged{
 		AccountID: source.AccountID, RegionID: source.RegionID, SourceID: source.SourceID, Name: source.Name, Sequence: uint64(source.Sequence),
-		State: string(source.State), PreviousState: string(previous), ErrorCode: source.ErrorCode, StatusInfo: source.StatusInfo, Time: s.now().UTC(),
+		Change: what, State: string(source.State), PreviousState: string(previous), ErrorCode: source.ErrorCode, StatusInfo: source.StatusInfo, Time: s.now().UTC(),
 	})
 }
 
@@ -481,7 +533,7 @@ func (s *Store) BeginDelete(ctx context.Context, jobID, key string) error {
 }
 
 // statusDeleted stands in the last event of a job: the job is gone. No API call shows it.
-const statusDeleted smc.JobStatus = "Deleted"
+const statusDeleted smc.JobStatus = events.Deleted
 
 // EndDelete removes a job that is Deleting and whose staging was released, and tells the world so. Its images stay.
 // A job that is gone already is no error.
@@ -499,7 +551,7 @@ func (s *Store) EndDelete(ctx context.Context, jobID, key string) error {
 		}
 		previous := *job
 		job.Status = statusDeleted
-		if err := s.jobEvent(ctx, tx, &previous, job, key); err != nil {
+		if err := s.jobEvent(ctx, tx, events.JobDeleted, &previous, job, key); err != nil {
 			return err
 		}
 		for _, statement := range []string{

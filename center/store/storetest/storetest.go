@@ -15,6 +15,8 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
 	_ "modernc.org/sqlite"             // registers the database/sql driver "sqlite"
+
+	"github.com/drover/drover/events/eventstest"
 )
 
 // Variable is the environment variable that names the PostgreSQL server of the tests:
@@ -28,10 +30,7 @@ func Postgres() bool { return os.Getenv(Variable) != "" }
 // written with $1 in both dialects.
 func DB(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
-	driver, source := "pgx", databaseURL
-	if file, ok := strings.CutPrefix(databaseURL, "sqlite://"); ok {
-		driver, source = "sqlite", "file:"+file+"?_txlock=immediate&_pragma=busy_timeout(15000)"
-	}
+	driver, source := connection(databaseURL)
 	db, err := sql.Open(driver, source)
 	if err != nil {
 		t.Fatal(err)
@@ -40,12 +39,20 @@ func DB(t testing.TB, databaseURL string) *sql.DB {
 	return db
 }
 
-// URL returns the DATABASE_URL of an empty database that goes with the test.
+// URL returns the DATABASE_URL of an empty database that goes with the test. When the test ends, every event that was written to
+// its outbox is held against its schema.
 func URL(t testing.TB) string {
 	t.Helper()
 	server := os.Getenv(Variable)
 	if server == "" {
-		return (&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "folder", "center.db")}).String()
+		file := filepath.Join(t.TempDir(), "folder", "center.db")
+		made := (&url.URL{Scheme: "sqlite", Path: file}).String()
+		t.Cleanup(func() {
+			if _, err := os.Stat(file); err == nil {
+				checkEvents(t, made)
+			}
+		})
+		return made
 	}
 	u, err := url.Parse(server)
 	if err != nil {
@@ -70,5 +77,52 @@ func URL(t testing.TB) string {
 	query := u.Query()
 	query.Set("search_path", schema)
 	u.RawQuery = query.Encode()
-	return u.String()
+	made := u.String()
+	t.Cleanup(func() { checkEvents(t, made) })
+	return made
+}
+
+// checkEvents holds what is in the outbox of a database against the schemas, and the numbers of each resource against their order.
+func checkEvents(t testing.TB, databaseURL string) {
+	t.Helper()
+	driver, source := connection(databaseURL)
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(context.Background(), `SELECT resource_id, sequence, event FROM outbox ORDER BY id`)
+	if err != nil {
+		t.Logf("the events are not checked: %v", err) // a database that was never migrated, or is broken on purpose
+		return
+	}
+	defer func() { _ = rows.Close() }()
+	last := map[string]int64{}
+	for rows.Next() {
+		var resource, event string
+		var sequence int64
+		if err := rows.Scan(&resource, &sequence, &event); err != nil {
+			t.Error(err)
+			return
+		}
+		if sequence <= last[resource] {
+			t.Errorf("event %d of %s was written after %d", sequence, resource, last[resource])
+		}
+		last[resource] = sequence
+		if err := eventstest.Check([]byte(event)); err != nil {
+			t.Errorf("event %d of %s: %v", sequence, resource, err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// connection is a database URL as database/sql takes it.
+func connection(databaseURL string) (driver, source string) {
+	if file, ok := strings.CutPrefix(databaseURL, "sqlite://"); ok {
+		return "sqlite", "file:" + file + "?_txlock=immediate&_pragma=busy_timeout(15000)"
+	}
+	return "pgx", databaseURL
 }
