@@ -99,8 +99,8 @@ var testTime = time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
 func jobEvent(job int, seq uint64) JobStatusChanged {
 	return JobStatusChanged{
 		AccountID: "1001", RegionID: "local", JobID: jobID(job), SourceID: "s-1", Name: "web",
-		Sequence: seq, Status: "Running", BusinessStatus: "Syncing", PreviousStatus: "Ready",
-		Run: 1, RunType: "Start", Progress: 12.5, Time: testTime.Add(time.Duration(seq) * time.Second),
+		Sequence: seq, Change: JobPhase, Status: "Running", BusinessStatus: "Syncing", PreviousStatus: "Running",
+		Run: 1, RunType: "Manual", Progress: 12.5, Time: testTime.Add(time.Duration(seq) * time.Second),
 	}
 }
 

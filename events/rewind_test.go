@@ -98,9 +98,9 @@ func TestHeads(t *testing.T) {
 	const jobs = 700 // more than a batch
 	o := newOutbox()
 	total := fill(t, o, jobs, 2)
-	source, err := NewRecord(SourceStateChanged{AccountID: "1", RegionID: "local", SourceID: "s-1", Sequence: 7, State: "Available", Time: testTime})
+	source, err := NewRecord(SourceStateChanged{AccountID: "1", RegionID: "local", SourceID: "s-1", Sequence: 7, Change: SourceFreed, State: "Available", Time: testTime})
 	require.NoError(t, err)
-	elsewhere, err := NewRecord(SourceStateChanged{AccountID: "1", RegionID: "elsewhere", SourceID: "s-2", Sequence: 8, State: "Available", Time: testTime})
+	elsewhere, err := NewRecord(SourceStateChanged{AccountID: "1", RegionID: "elsewhere", SourceID: "s-2", Sequence: 8, Change: SourceFreed, State: "Available", Time: testTime})
 	require.NoError(t, err)
 	o.add(source, elsewhere)
 	goRun(t, NewRelay(js, o, quick(RelayConfig{}), testLog(t)).Run)

@@ -267,7 +267,7 @@ func TestCatchUp(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, caught)
 
-	lost := events.JobStatusChanged{AccountID: account, RegionID: region, JobID: "j-lost", Sequence: 3, Status: "Running"}
+	lost := events.JobStatusChanged{AccountID: account, RegionID: region, JobID: "j-lost", SourceID: "s-lost", Sequence: 3, Status: "Running"}
 	for _, want := range []Caught{{Gone: 1}, {}} {
 		caught, err = f.CatchUp(f.ctx, events.Head{Job: &lost}, restored)
 		require.NoError(t, err)
