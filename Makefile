@@ -79,8 +79,17 @@ long: build ## run the acceptance tests that are too slow for CI, and every fuzz
 histories: drover-dev ## record the histories that TestReplay replays anew, against a real stack
 	$(GOTEST) -tags record -run TestRecord -count=1 ./workflows
 
+# What a release recorded stays as it was: TestReplay replays it with all later versions.
+.PHONY: freeze
+freeze: ## keep the recorded histories as those of RELEASE, a heading of CHANGELOG.md
+	@[ -n '$(RELEASE)' ] || { echo 'say which: make freeze RELEASE=v1.2.3' >&2; exit 2; }
+	@[ ! -e workflows/testdata/releases/$(RELEASE) ] || { echo 'release $(RELEASE) has its histories: they are never recorded again' >&2; exit 1; }
+	mkdir -p workflows/testdata/releases/$(RELEASE)
+	cp workflows/testdata/*.json workflows/testdata/releases/$(RELEASE)
+	cd workflows/testdata/releases/$(RELEASE) && sha256sum *.json > SHA256SUMS
+
 .PHONY: bench
-bench: ## run the benchmarks (BENCH selects by regular expression)
+bench: build ## run the benchmarks (BENCH selects by regular expression)
 	$(GOTEST) -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
 
 .PHONY: lint
