@@ -118,6 +118,7 @@ type shown struct {
 	trust       ca.Trust
 	issued      time.Time
 	files       [][]byte // what was read, when it comes from files
+	names       []string // what it is good for, when the center's own authority made it
 }
 
 // identity is what the listeners of a process show who they are. It is renewed, and exchanged when files or authorities
@@ -277,15 +278,16 @@ func (id *identity) ownAuthority(record *store.Store, reached []string) func(con
 		if err != nil {
 			return nil, err
 		}
-		now, trust := id.now(), authorities.Trust()
-		if old != nil && now.Sub(old.issued) < leafRenewal && slices.EqualFunc(trust.Authorities, old.trust.Authorities, (*x509.Certificate).Equal) {
+		now, trust, names := id.now(), authorities.Trust(), reachedBy(reached)
+		if old != nil && now.Sub(old.issued) < leafRenewal && slices.Equal(names, old.names) && // which may be addresses that come and go
+			slices.EqualFunc(trust.Authorities, old.trust.Authorities, (*x509.Certificate).Equal) {
 			return old, nil
 		}
-		certificate, err := authorities[0].Issue(reachedBy(reached), now)
+		certificate, err := authorities[0].Issue(names, now)
 		if err != nil {
 			return nil, err
 		}
-		return &shown{certificate: certificate, trust: trust, issued: now}, nil
+		return &shown{certificate: certificate, trust: trust, issued: now, names: names}, nil
 	}
 }
 
@@ -312,10 +314,10 @@ func reachedBy(reached []string) []string {
 		if name == "" {
 			continue
 		}
-		if host, _, err := net.SplitHostPort(name); err == nil {
-			name = host
-		} else if u, err := url.Parse(name); err == nil && u.Host != "" {
+		if u, err := url.Parse(name); err == nil && u.Host != "" {
 			name = u.Hostname()
+		} else if host, _, err := net.SplitHostPort(name); err == nil {
+			name = host
 		}
 		ip := net.ParseIP(name)
 		switch {

@@ -58,6 +58,7 @@ func TestNamesOfAListener(t *testing.T) {
 	assert.Equal(t, loopback, reachedBy([]string{"127.0.0.1:7700", ""}))
 	assert.Equal(t, append(loopback, "t.example"), reachedBy([]string{"localhost:7701", "https://t.example:7701"}))
 	assert.Equal(t, []string{"192.0.2.1", "a.example", "fe80::1"}, reachedBy([]string{"192.0.2.1:7700", "a.example", "[fe80::1]:1"}))
+	assert.Equal(t, []string{"2001:db8::1", "t.example"}, reachedBy([]string{"https://t.example", "https://[2001:db8::1]/drover"}), "the port that https has")
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	for _, listen := range []string{"0.0.0.0:7700", "[::]:7700", ":7700"} {
@@ -206,6 +207,20 @@ func TestOwnAuthority(t *testing.T) {
 	require.NoError(t, server.refresh(t.Context()))
 	assert.NotEqual(t, first.certificate.Leaf.SerialNumber, server.current.Load().certificate.Leaf.SerialNumber)
 	verify(server)
+
+	// A name that comes, as the address of a machine does, is in the next certificate.
+	names := []string{"127.0.0.1:1", ""}
+	load := server.ownAuthority(record, names)
+	shown, err := load(t.Context(), nil)
+	require.NoError(t, err)
+	names[1] = "new.example"
+	again, err := load(t.Context(), shown)
+	require.NoError(t, err)
+	require.NoError(t, again.certificate.Leaf.VerifyHostname("new.example"))
+	names[0], names[1] = names[1], names[0]
+	same, err := load(t.Context(), again)
+	require.NoError(t, err)
+	assert.Same(t, again, same)
 
 	// A second authority becomes known, then signs, then is the only one.
 	change := func(edit func(ca.Authorities) (ca.Authorities, error)) {
