@@ -147,15 +147,15 @@ func (e *entity) historyFull(ctx workflow.Context) bool {
 // released, both without history while they wait: for the source, or for the host.
 func (e *entity) rest(ctx workflow.Context) error {
 	e.changed = false
-	ctx, cancel := workflow.WithCancel(ctx)
+	resting, cancel := workflow.WithCancel(ctx)
 	defer cancel()
-	e.awaitDue(ctx)
+	e.awaitDue(resting)
 	var lapse workflow.Future
 	if at, ok := e.Schedule.Lapse(e.Status); ok {
-		lapse = workflow.NewTimer(ctx, at.Sub(workflow.Now(ctx)))
+		lapse = workflow.NewTimer(resting, at.Sub(workflow.Now(ctx)))
 	}
 	if e.ReleaseHost != "" {
-		e.release(ctx)
+		e.release(resting)
 	}
 	err := workflow.Await(ctx, func() bool {
 		if e.Status == smc.StatusRunning || e.released() || lapse != nil && lapse.IsReady() || e.historyFull(ctx) {
@@ -194,17 +194,19 @@ func (e *entity) awaitDue(ctx workflow.Context) {
 		err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), jobs.StartDueRun, activities.StartDueRunInput{
 			JobID: e.JobID, Key: "due/" + at.UTC().Format(time.RFC3339), Due: at,
 		}).Get(ctx, &start)
-		switch {
-		case err == nil:
+		if err == nil {
 			e.started(start)
-		case temporal.IsCanceledError(err):
-		default:
+			return
+		}
+		if !temporal.IsCanceledError(err) {
 			workflow.GetLogger(ctx).Error("a due run was not started", "due", at, "error", err)
-			// The store knows better than the entity what may be started, or has started it for an attempt whose answer was
-			// lost.
-			if err := e.adopt(ctx); err == nil {
-				e.changed = true
-			}
+		}
+		// The store knows better than the entity what may be started, or has started it for an attempt whose answer was lost. One
+		// that was withdrawn may have been, too.
+		ctx, cancel := workflow.NewDisconnectedContext(ctx)
+		defer cancel()
+		if err := e.adopt(ctx); err == nil {
+			e.changed = true
 		}
 	})
 }
@@ -537,8 +539,11 @@ func (e *entity) adopt(ctx workflow.Context) error {
 	if err := workflow.ExecuteActivity(onCenter(ctx), jobs.State, e.JobID).Get(ctx, &state); err != nil {
 		return err
 	}
-	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = state.Status, state.BusinessStatus, state.Run, state.Lap, state.HostID
 	e.Schedule = state.Schedule
+	if going := e.cancelRun != nil && e.Status == smc.StatusRunning; going && state.Status == smc.StatusRunning && state.Run == e.Run {
+		return nil // the run that goes on is the one that the store has: only the entity resumes one
+	}
+	e.Status, e.BusinessStatus, e.Run, e.Lap, e.HostID = state.Status, state.BusinessStatus, state.Run, state.Lap, state.HostID
 	if e.Status == smc.StatusFinished || e.Status == smc.StatusExpired || e.Status == smc.StatusDeleting {
 		e.end(e.Status)
 	}
