@@ -44,7 +44,7 @@ func TestExitCodes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			assert.Equal(t, test.code, run(test.args, &out, &out))
+			assert.Equal(t, test.code, program(os.Getenv).Main(test.args, &out, &out))
 			assert.Contains(t, out.String(), test.says)
 		})
 	}

@@ -7,11 +7,11 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/replica"
@@ -41,6 +41,8 @@ type AgentConfig struct {
 	Disks []string
 	// Version is reported to the center as the agent's version.
 	Version string
+	// Process is the process that the agent is part of.
+	Process Process
 	// HTTPClient is used for the center and the transition host; nil means one with sane limits for each.
 	HTTPClient *http.Client
 }
@@ -92,6 +94,7 @@ type agent struct {
 	state    agentState
 	server   agentapi.Server // as last seen
 	client   *agentapi.Client
+	metrics  *agentMetrics
 	trust    *agentTrust // nil with cfg.HTTPClient
 	saved    agentState  // as it is in the state directory
 
@@ -101,9 +104,12 @@ type agent struct {
 	wait  time.Duration // of one request for work
 
 	answers chan struct{} // gets something when the center answers heartbeats again
+	heard   func(error)   // is told what became of the last heartbeat
 }
 
 func (a *agent) run(ctx context.Context) (err error) {
+	a.cfg.Process = a.cfg.Process.orDefault()
+	a.metrics = newAgentMetrics(a.cfg.Process.Monitor)
 	if a.cfg.StateDir == "" {
 		return agentUsage("--state is missing: name the directory where the agent keeps its identity")
 	}
@@ -127,9 +133,14 @@ func (a *agent) run(ctx context.Context) (err error) {
 	a.log.Info("agent ready", zap.String("name", a.state.Name), zap.String("endpoint", a.endpoint()),
 		zap.Strings("disks", a.state.Disks), zap.String("instance", a.instance), zap.String("version", a.cfg.Version))
 
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.heartbeats(ctx) })
-	group.Go(func() error { return a.work(ctx) })
+	var trouble atomic.Pointer[error]
+	a.heard = func(err error) { trouble.Store(&err) }
+	a.heard(errors.New("it has not taken a heartbeat yet"))
+	defer a.cfg.Process.Monitor.Require("center", func(context.Context) error { return *trouble.Load() })()
+
+	group, ctx := a.cfg.Process.group(ctx)
+	group.run("heartbeats", func() error { return a.heartbeats(ctx) })
+	group.run("sync", func() error { return a.work(ctx) })
 	return group.Wait()
 }
 
@@ -304,8 +315,13 @@ func (a *agent) heartbeats(ctx context.Context) error {
 			}
 			_, err = a.explain(err)
 			outage.note(err)
+			a.heard(err)
+			a.metrics.heartbeats.WithLabelValues(outcomeFailed).Inc()
 			due = min(rate, pause(outage.attempts)) // the center may take this server for lost: be back soon
 		default:
+			a.heard(nil)
+			a.metrics.heartbeats.WithLabelValues(outcomeOK).Inc()
+			a.metrics.heard.SetToCurrentTime()
 			if outage.over() {
 				select {
 				case a.answers <- struct{}{}: // there may be work: it need not wait for the end of a pause

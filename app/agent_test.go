@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/monitor"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 )
@@ -273,6 +274,8 @@ func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
 		},
 		wait:    200 * time.Millisecond,
 		answers: make(chan struct{}, 1),
+		metrics: newAgentMetrics(monitor.New("test")),
+		heard:   func(error) {},
 	}
 	return r
 }

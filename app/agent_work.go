@@ -60,9 +60,6 @@ func (t *task) stop(timeout time.Duration) bool {
 	}
 }
 
-// stopTimeout is how long a stopping agent waits for its sync.
-const stopTimeout = 5 * time.Second
-
 // work asks the center again and again what to do, and does it: one sync at a time.
 func (a *agent) work(ctx context.Context) error {
 	var (
@@ -73,7 +70,7 @@ func (a *agent) work(ctx context.Context) error {
 		outage   = outage{log: a.log, what: "request for work", after: a.after, answers: a.answers}
 	)
 	defer func() {
-		if current != nil && !current.stop(stopTimeout) {
+		if current != nil && !current.stop(a.cfg.Process.share(activitiesShare)) {
 			a.log.Warn("the sync does not end; leaving it to the end of the process")
 		}
 	}()
@@ -186,7 +183,10 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 		begin := time.Now()
 		var progress atomic.Pointer[replica.Progress]
 		progress.Store(&replica.Progress{})
-		t.err = a.sync(ctx, cfg, func(p replica.Progress) { progress.Store(&p) })
+		count := a.metrics.progress()
+		a.metrics.syncing.Set(1)
+		defer a.metrics.syncing.Set(0)
+		t.err = a.sync(ctx, cfg, func(p replica.Progress) { progress.Store(&p); count(p) })
 		last := progress.Load()
 		t.lasted = time.Since(begin)
 		fields := []zap.Field{
@@ -194,16 +194,21 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 			zap.Int64("bytes_sent", last.BytesSent),
 			zap.Duration("duration", t.lasted),
 		}
+		outcome := outcomeComplete
 		switch {
 		case t.err == nil:
 			log.Info("sync complete", fields...)
 		case ctx.Err() != nil:
+			outcome = outcomeEnded
 			log.Info("sync ended", fields...)
 		case finished(t.err):
+			outcome = outcomeFailed
 			log.Error("sync failed; waiting for the center", append(fields, zap.Error(t.err))...)
 		default:
+			outcome = outcomeLost
 			log.Warn("sync lost its session; asking the center again", append(fields, zap.Error(t.err))...)
 		}
+		a.metrics.syncs.WithLabelValues(outcome).Inc()
 	}()
 	return t
 }

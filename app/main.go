@@ -35,9 +35,14 @@ type Program struct {
 	Define func(*pflag.FlagSet)
 	// Check reports what is wrong with the settings once the flags are parsed.
 	Check func() error
-	// Run does the program's work until ctx is done.
-	Run func(ctx context.Context, log *zap.Logger) error
-	// Command takes the place of Run in a command that does one thing and ends: it prints, and logs warnings only.
+	// Run does the program's work until ctx is done, as a part of the process.
+	Run func(ctx context.Context, process Process, log *zap.Logger) error
+	// Metrics is where Run's process serves its metrics unless its flag says otherwise, once the settings are checked; MetricsWhere says
+	// that in words. getenv is os.Getenv outside tests.
+	Metrics      func() string
+	MetricsWhere string
+	Getenv       func(string) string
+	// Command takes the place of Run in a command that does one thing and ends: it prints, logs warnings only, and serves no metrics.
 	Command func(ctx context.Context, stdout, stderr io.Writer, log *zap.Logger) error
 	// Commands are what the program does beside Run. The words of their names follow the program's on the command line.
 	Commands []Program
@@ -61,13 +66,16 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 	name, lowest := p.Name, "info"
 	if p.Command != nil {
 		lowest = "warn"
-		p.Run = func(ctx context.Context, log *zap.Logger) error { return p.Command(ctx, stdout, stderr, log) }
 	}
 	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.SetOutput(stderr)
 	flags.Usage = func() { _, _ = fmt.Fprint(stderr, p.Usage, flags.FlagUsages()) }
 	p.Define(flags)
+	var settings ProcessSettings
+	if p.Command == nil {
+		settings.Flags(flags, p.MetricsWhere, p.Getenv)
+	}
 	level := flags.String("log-level", lowest, "debug, info, warn or error")
 	format := flags.String("log-format", "auto", "auto, json or console; auto is console on a terminal")
 	version := flags.Bool("version", false, "print the version and exit")
@@ -94,14 +102,30 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 	if err := p.Check(); err != nil {
 		return misused(err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := p.Run(ctx, log); err != nil {
+	if p.Command != nil {
+		err = p.interruptible(stdout, stderr, log)
+	} else if err = settings.Check(); err != nil {
+		return misused(err)
+	} else {
+		err = settings.Serve(context.Background(), p.Metrics(), log, func(ctx context.Context, process Process) error { return p.Run(ctx, process, log) })
+	}
+	var wrong *AgentUsageError
+	switch {
+	case errors.As(err, &wrong):
+		return misused(err)
+	case err != nil:
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return ExitFailed
 	}
 	return ExitOK
+}
+
+// interruptible runs a command until it ends or a signal comes; a second signal ends the process at once.
+func (p Program) interruptible(stdout, stderr io.Writer, log *zap.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return p.Command(ctx, stdout, stderr, log)
 }
 
 // DefaultAccount is the account of a center that serves one.

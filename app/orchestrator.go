@@ -16,7 +16,6 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/activities"
 	"github.com/drover/drover/events"
@@ -141,7 +140,9 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
+	metrics := config.Process.Monitor
+	defer config.Process.drain(nc, log)
+	defer requireNATS(metrics, nc)()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
@@ -149,8 +150,9 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	if err := registerSearchAttributes(ctx, temporal, config.TemporalNamespace, log); err != nil {
 		return untilStopped(ctx, err)
 	}
-	newWorker := func() worker.Worker {
-		w := worker.New(temporal, fleet.Queue, worker.Options{WorkerStopTimeout: workerStop})
+	registerFleets(metrics, temporal, config.TemporalNamespace, log.Named("metrics"))
+	newWorker := func(options worker.Options) worker.Worker {
+		w := worker.New(temporal, fleet.Queue, options)
 		w.RegisterWorkflow(workflows.Fleet)
 		w.RegisterWorkflow(workflows.Migration)
 		w.RegisterActivity(&activities.SMC{Client: endpoint, HTTP: replica.NewClient(hosts)})
@@ -159,14 +161,15 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 		return w
 	}
 
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return hostQueue(ctx, newWorker, fleet.Queue, log) })
+	group, ctx := config.Process.group(ctx)
+	group.Go(func() error { return hostQueue(ctx, config.Process, RoleOrchestrator, newWorker, log) })
 	if config.Orchestrator.Bridge {
 		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{
 			// Orchestrators of one namespace share a position in the stream; those of another have their own.
 			Durable: events.DefaultBridgeDurable + "-" + events.EncodeToken(config.TemporalNamespace),
 		}, log.Named("bridge"))
-		group.Go(func() error { return bridge.Run(ctx) })
+		registerBridge(metrics, bridge)
+		group.run("bridge", func() error { return bridge.Run(ctx) })
 	} else {
 		log.Warn("the bridge is off: migrations poll")
 	}

@@ -45,7 +45,7 @@ func Rebuild(ctx context.Context, config RebuildConfig, out io.Writer, log *zap.
 		return err
 	}
 	defer func() { _ = record.Close() }()
-	options, err := config.temporalOptions(log)
+	options, err := config.temporalOptions(nil, log)
 	if err != nil {
 		return err
 	}

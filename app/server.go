@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.temporal.io/sdk/client"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/center"
 	"github.com/drover/drover/center/store"
@@ -73,7 +72,7 @@ func (c Connections) Check() error {
 }
 
 // openRecord opens the center's database with its secret keys.
-func (c Connections) openRecord(ctx context.Context, log *zap.Logger) (*store.Store, error) {
+func (c Connections) openRecord(ctx context.Context, log *zap.Logger, more ...store.Option) (*store.Store, error) {
 	sealer, err := store.LoadSealer(c.SecretKeyFile)
 	if err != nil {
 		return nil, err
@@ -82,12 +81,14 @@ func (c Connections) openRecord(ctx context.Context, log *zap.Logger) (*store.St
 	if info, err := os.Stat(c.SecretKeyFile); err == nil && info.Mode()&everyone != 0 {
 		log.Warn("the secret key file is open to every user of this machine: chmod 0600 it", zap.String("file", c.SecretKeyFile))
 	}
-	return store.Open(ctx, c.DatabaseURL, store.WithSealer(sealer))
+	return store.Open(ctx, c.DatabaseURL, append(more, store.WithSealer(sealer))...)
 }
 
 // ServerConfig is what RunServer needs.
 type ServerConfig struct {
 	Connections
+	// Process is the process that the server is part of.
+	Process Process
 	// Listen is the address of the endpoint and the agent API, host:port.
 	Listen string
 	// TLS says how Listen shows who it is.
@@ -118,16 +119,19 @@ type ServerConfig struct {
 // followInterval is how late, at most, an event or an agent learns of what another process committed.
 const followInterval = 200 * time.Millisecond
 
-// shutdownGrace is how long requests that are under way may take to end.
-const shutdownGrace = 3 * time.Second
-
-// RunServer serves the endpoint, the agent API, the relay and the sweeps until ctx is done or a part fails.
+// RunServer serves the endpoint, the agent API, the relay and the sweeps until ctx is done or a part fails. It ends in that order: what
+// accepts calls, long polls and other calls, the connection to NATS, the database.
 func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error {
-	record, err := config.openRecord(ctx, log)
+	process := config.Process.orDefault()
+	metrics := process.Monitor
+	record, err := config.openRecord(ctx, log, store.WithObserver(newTransitionMetrics(metrics)))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = record.Close() }()
+	defer process.closing("database", record.Close)()
+	registerPools(metrics, record, "server")
+	registerFigures(metrics, record, log.Named("metrics"))
+	defer requireRecord(metrics, record)()
 	if config.AccessKeyID != "" {
 		key := store.AccessKey{AccessKeyID: config.AccessKeyID, Secret: config.AccessKeySecret, AccountID: config.AccountID}
 		if err := record.PutAccessKey(ctx, key); err != nil {
@@ -156,7 +160,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		return err
 	}
 	// Lazy: the endpoint answers what the store can answer also while Temporal is away.
-	options, err := config.temporalOptions(log)
+	options, err := config.temporalOptions(metrics, log)
 	if err != nil {
 		return err
 	}
@@ -177,40 +181,38 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	endpoint := center.NewEndpoint(center.Config{
 		Store: record, Engine: engine, DataPlaneKey: dataPlaneKey, Trust: shows.trust, RegionID: config.RegionID, Logger: log.Named("endpoint"),
 		RateLimit: config.RateLimit, RateBurst: config.RateBurst, SourceQuota: config.SourceQuota, JobQuota: config.JobQuota,
-		Ready: func(ctx context.Context) error {
-			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
-			return err
-		},
+		Health: metrics.Health(), Observe: newCallMetrics(metrics).observe,
 	})
+	defer requireTemporal(metrics, temporal)()
 	defer endpoint.Close()
 	nc, err := config.nats("drover-server", log)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = events.Close(ctx, nc)
-	}()
+	defer process.drain(nc, log)
+	defer requireNATS(metrics, nc)()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
 	relay := events.NewRelay(js, record, events.RelayConfig{Stream: config.Stream}, log.Named("relay"))
+	registerRelay(metrics, relay)
 
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return relay.Run(ctx) })
-	group.Go(func() error { return wakeRelay(ctx, record, relay) })
-	group.Go(func() error {
+	group, ctx := process.group(ctx)
+	group.run("relay", func() error { return relay.Run(ctx) })
+	group.run("relay", func() error { return wakeRelay(ctx, record, relay) })
+	group.run("follow", func() error {
 		return record.Follow(ctx, followInterval, func(err error) { log.Warn("the database does not answer", zap.Error(err)) })
 	})
-	group.Go(func() error {
+	group.run("retention", func() error {
 		return center.Retain(ctx, record, engine, config.Retention, firstInStream(js), log.Named("retention"))
 	})
-	group.Go(func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
-	group.Go(func() error { return reportPresence(ctx, record, "drover-server", "", log) })
-	group.Go(func() error { return shows.run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, config.Listen, shows, endpoint.Handler(), log.Named("endpoint")) })
+	group.run("sweep", func() error { return center.Sweep(ctx, record, engine, log.Named("sweep")) })
+	group.run("presence", func() error { return reportPresence(ctx, record, "drover-server", "", log) })
+	group.run("certificates", func() error { return shows.run(ctx) })
+	group.run("endpoint", func() error {
+		return serveHTTP(ctx, config.Listen, shows, endpoint.Handler(), process.share(requestsShare), log.Named("endpoint"))
+	})
 	return untilStopped(ctx, group.Wait())
 }
 
@@ -260,16 +262,17 @@ func wakeRelay(ctx context.Context, record *store.Store, relay *events.Relay) er
 }
 
 // serveHTTP serves until ctx is done, then lets the requests under way end.
-func serveHTTP(ctx context.Context, address string, shows *identity, handler http.Handler, log *zap.Logger) error {
+func serveHTTP(ctx context.Context, address string, shows *identity, handler http.Handler, grace time.Duration, log *zap.Logger) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", address, err)
 	}
-	return serveListener(ctx, listener, shows, handler, log)
+	return serveListener(ctx, listener, shows, handler, grace, log)
 }
 
-// serveListener serves https with what shows shows, and plain http when that is nil.
-func serveListener(ctx context.Context, listener net.Listener, shows *identity, handler http.Handler, log *zap.Logger) error {
+// serveListener serves https with what shows shows, and plain http when that is nil. When ctx is done, requests under way have grace to
+// end; those that only wait for something, a third of it.
+func serveListener(ctx context.Context, listener net.Listener, shows *identity, handler http.Handler, grace time.Duration, log *zap.Logger) error {
 	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelRequests()
 	server := &http.Server{
@@ -281,10 +284,11 @@ func serveListener(ctx context.Context, listener net.Listener, shows *identity, 
 		defer close(stopped)
 		<-ctx.Done()
 		// Long polls have nothing to finish: they end as soon as the others have had a moment.
-		time.AfterFunc(shutdownGrace/3, cancelRequests)
-		grace, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+		time.AfterFunc(grace/3, cancelRequests)
+		ending, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
-		if server.Shutdown(grace) != nil {
+		if server.Shutdown(ending) != nil {
+			log.Warn("requests did not end in time and were cut off", zap.Duration("limit", grace))
 			_ = server.Close()
 		}
 	}()

@@ -9,13 +9,17 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/events"
+	"github.com/drover/drover/monitor"
 )
 
-// temporalOptions are those of every Temporal client of a process.
-func (c Connections) temporalOptions(log *zap.Logger) (client.Options, error) {
+// temporalOptions are those of every Temporal client of a process. p, which may be nil, gets what the client counts.
+func (c Connections) temporalOptions(p *monitor.Process, log *zap.Logger) (client.Options, error) {
 	options := client.Options{
 		HostPort: c.TemporalAddress, Namespace: c.TemporalNamespace,
 		Logger: newTemporalLogger(log.Named("temporal")),
+	}
+	if p != nil {
+		options.MetricsHandler = p.Temporal()
 	}
 	return options, c.TemporalSecurity.Apply(&options)
 }

@@ -87,7 +87,7 @@ func newSite(t *testing.T, authority *ca.Authority, handler http.Handler) *site 
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- serveListener(ctx, s.listener, s.identity, handler, zap.NewNop()) }()
+	go func() { served <- serveListener(ctx, s.listener, s.identity, handler, time.Second, zap.NewNop()) }()
 	t.Cleanup(func() { cancel(); require.NoError(t, <-served) })
 	return s
 }

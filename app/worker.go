@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/orphans"
@@ -41,6 +41,8 @@ func Roles() []string { return []string{RoleCenter, RoleTransition, RoleOrchestr
 // WorkerConfig is what RunWorker needs.
 type WorkerConfig struct {
 	Connections
+	// Process is the process that the worker is part of.
+	Process Process
 	// Roles are any of RoleCenter, RoleTransition and RoleOrchestrator.
 	Roles []string
 	// DataDir is the root of the transition host's staging and images.
@@ -136,27 +138,30 @@ func (c *WorkerConfig) keepsRecord() bool {
 const (
 	// hostHeartbeat is well below the time after which the store no longer counts a host as alive.
 	hostHeartbeat = 8 * time.Second
-	// workerStop is how long activities that are under way may take to end.
-	workerStop = 4 * time.Second
 )
 
-// RunWorker hosts the task queues of its roles until ctx is done or a part fails.
+// RunWorker hosts the task queues of its roles until ctx is done or a part fails. It ends in that order: polls for tasks, activities, the
+// transition host's requests, the connection to NATS, the database.
 func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error {
 	if err := config.Check(); err != nil {
 		return err
 	}
+	config.Process = config.Process.orDefault()
+	metrics := config.Process.Monitor
 	var record *store.Store
 	if config.keepsRecord() {
 		var err error
-		if record, err = config.openRecord(ctx, log); err != nil {
+		if record, err = config.openRecord(ctx, log, store.WithObserver(newTransitionMetrics(metrics))); err != nil {
 			return err
 		}
-		defer func() { _ = record.Close() }()
+		defer config.Process.closing("database", record.Close)()
+		registerPools(metrics, record, "worker")
+		defer requireRecord(metrics, record)()
 		if err := awaitRebuild(ctx, record, log); err != nil {
 			return err
 		}
 	}
-	options, err := config.temporalOptions(log)
+	options, err := config.temporalOptions(metrics, log)
 	if err != nil {
 		return err
 	}
@@ -165,8 +170,12 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 		return fmt.Errorf("temporal client: %w", err)
 	}
 	defer temporal.Close()
+	defer requireTemporal(metrics, temporal)()
 
-	group, ctx := errgroup.WithContext(ctx)
+	for _, role := range config.Roles { // until hostQueue knows better
+		defer metrics.Require(workerPart(role), func(context.Context) error { return errNotPolling })()
+	}
+	group, ctx := config.Process.group(ctx)
 	if record != nil {
 		hostID := ""
 		if slices.Contains(config.Roles, RoleTransition) {
@@ -174,12 +183,12 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 				return err
 			}
 		}
-		group.Go(func() error {
+		group.run("presence", func() error {
 			return reportPresence(ctx, record, "drover-worker --role "+strings.Join(config.Roles, ","), hostID, log)
 		})
 	}
 	if slices.Contains(config.Roles, RoleCenter) {
-		group.Go(func() error { return runCenterWorker(ctx, temporal, record, log.Named("center")) })
+		group.Go(func() error { return runCenterWorker(ctx, config.Process, temporal, record, log.Named("center")) })
 	}
 	if slices.Contains(config.Roles, RoleTransition) {
 		group.Go(func() error { return runTransitionHost(ctx, config, temporal, record, log.Named("transition")) })
@@ -190,14 +199,14 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	return untilStopped(ctx, group.Wait())
 }
 
-func runCenterWorker(ctx context.Context, temporal client.Client, record *store.Store, log *zap.Logger) error {
-	return hostQueue(ctx, func() worker.Worker {
-		w := worker.New(temporal, activities.QueueCenter, worker.Options{WorkerStopTimeout: workerStop})
+func runCenterWorker(ctx context.Context, process Process, temporal client.Client, record *store.Store, log *zap.Logger) error {
+	return hostQueue(ctx, process, RoleCenter, func(options worker.Options) worker.Worker {
+		w := worker.New(temporal, activities.QueueCenter, options)
 		w.RegisterWorkflow(workflows.ReplicationJob)
 		w.RegisterWorkflow(workflows.ReplicationRun)
 		w.RegisterActivity(&activities.Jobs{Store: record})
 		return w
-	}, activities.QueueCenter, log)
+	}, log)
 }
 
 // runTransitionHost receives disks over HTTP and does the phases of runs. The listener is open before the host reports
@@ -216,7 +225,8 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	if err != nil {
 		return err
 	}
-	defer func() { _ = host.Close() }()
+	defer config.Process.closing("image store", host.Close)()
+	registerHost(config.Process.Monitor, host, log.Named("metrics"))
 	shows, err := newIdentity(ctx, config.TLS, record, []string{config.TransitionListen, config.TransitionURL}, log.Named("tls"))
 	if err != nil {
 		return err
@@ -233,10 +243,11 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	defer nc.Close()
+	defer config.Process.drain(nc, log)
+	defer requireNATS(config.Process.Monitor, nc)()
 
-	newWorker := func() worker.Worker {
-		w := worker.New(temporal, activities.QueueTransition(hostID), worker.Options{WorkerStopTimeout: workerStop})
+	newWorker := func(options worker.Options) worker.Worker {
+		w := worker.New(temporal, activities.QueueTransition(hostID), options)
 		w.RegisterActivity(&activities.Replication{
 			Store: record, Host: host, HostURL: url, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
 		})
@@ -244,21 +255,21 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	}
 	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHTTP()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := config.Process.group(ctx)
 	sweeper := &orphans.Sweeper{Store: record, Host: host, HostID: hostID, Grace: config.OrphanGrace, Log: log.Named("sweep")}
 	reported := make(chan struct{}) // closed when the record knows the host
-	group.Go(func() error {
+	group.run("sweep", func() error {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-reported:
 		}
-		group.Go(func() error { return reportVolume(ctx, record, host, log) })
+		group.run("presence", func() error { return reportVolume(ctx, record, host, log) })
 		return sweeper.Run(ctx)
 	})
-	group.Go(func() error { return shows.run(ctx) })
-	group.Go(func() error {
-		err := serveListener(httpCtx, listener, shows, host.Handler(), log)
+	group.run("certificates", func() error { return shows.run(ctx) })
+	group.run("transition host", func() error {
+		err := serveListener(httpCtx, listener, shows, host.Handler(), config.Process.share(requestsShare), log)
 		if httpCtx.Err() == nil && err == nil {
 			err = errors.New("the transition host's listener ended")
 		}
@@ -266,9 +277,9 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	})
 	group.Go(func() error {
 		defer stopHTTP()
-		return hostQueue(ctx, newWorker, activities.QueueTransition(hostID), log)
+		return hostQueue(ctx, config.Process, RoleTransition, newWorker, log)
 	})
-	group.Go(func() error {
+	group.run("heartbeats", func() error {
 		ticker := time.NewTicker(hostHeartbeat)
 		defer ticker.Stop()
 		for known := false; ; {
@@ -290,28 +301,56 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	return group.Wait()
 }
 
-// hostQueue runs the worker that newWorker makes until ctx is done. While Temporal is away it tries again, with a worker made anew: one that
-// could not start says so for ever after, whatever has become of Temporal.
-func hostQueue(ctx context.Context, newWorker func() worker.Worker, queue string, log *zap.Logger) error {
+var errNotPolling = errors.New("it does not poll for tasks yet")
+
+// workerPart names the worker of a role among the parts of a process and what it needs to be ready.
+func workerPart(role string) string { return "worker-" + role }
+
+// hostQueue runs the worker that newWorker makes for a role until ctx is done. While Temporal is away, and after Temporal refused it for
+// good, it tries again, with a worker made anew: one that could not start says so for ever after, whatever has become of Temporal. The
+// process is not ready while it does not poll.
+func hostQueue(ctx context.Context, process Process, role string, newWorker func(worker.Options) worker.Worker, log *zap.Logger) error {
 	const retry = time.Second
-	var w worker.Worker
+	part := workerPart(role)
+	defer process.Monitor.Part(part)()
+	var trouble atomic.Pointer[error]
+	polls := func(err error) { trouble.Store(&err) }
+	polls(errNotPolling)
+	defer process.Monitor.Require(part, func(context.Context) error { return *trouble.Load() })()
+
+	limit := process.share(activitiesShare)
 	for {
-		w = newWorker()
+		refused := make(chan error, 1)
+		w := newWorker(worker.Options{WorkerStopTimeout: limit, OnFatalError: func(err error) {
+			select {
+			case refused <- err:
+			default:
+			}
+		}})
 		err := w.Start()
 		if err == nil {
-			break
+			polls(nil)
+			log.Info("working", zap.String("role", role))
+			select {
+			case <-ctx.Done():
+				polls(errors.New("it is stopping"))
+				began := time.Now()
+				w.Stop()
+				if took := time.Since(began); took >= limit {
+					log.Warn("activities did not end in time; Temporal has them tried again", zap.String("role", role), zap.Duration("limit", limit))
+				}
+				return nil
+			case err = <-refused: // and it has stopped by itself
+			}
 		}
-		log.Warn("the worker could not start, trying again", zap.String("queue", queue), zap.Error(err))
+		polls(fmt.Errorf("it does not poll for tasks: %w", err))
+		log.Warn("the worker does not work, trying again", zap.String("role", role), zap.Error(err))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(retry):
 		}
 	}
-	log.Info("working", zap.String("queue", queue))
-	<-ctx.Done()
-	w.Stop()
-	return nil
 }
 
 // progressPublisher tells whoever listens on NATS how far a job is; nothing is kept of it.

@@ -31,7 +31,7 @@ func TestHostQueueWhileTemporalIsAway(t *testing.T) {
 	var workers []*memoizing
 	started, ended := make(chan struct{}), make(chan error)
 	go func() {
-		ended <- hostQueue(ctx, func() worker.Worker {
+		ended <- hostQueue(ctx, Process{}.orDefault(), RoleCenter, func(worker.Options) worker.Worker {
 			away := len(workers) < 2
 			w := &memoizing{stopped: make(chan struct{}), start: sync.OnceValue(func() error {
 				if away {
@@ -42,7 +42,7 @@ func TestHostQueueWhileTemporalIsAway(t *testing.T) {
 			})}
 			workers = append(workers, w)
 			return w
-		}, "center", zap.NewNop())
+		}, zap.NewNop())
 	}()
 	select {
 	case <-started:

@@ -25,17 +25,18 @@ const sessionTokenLife = 90 * 24 * time.Hour
 
 // serveAgents registers the agent API. An agent token reaches nothing else.
 func (e *Endpoint) serveAgents(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+agentapi.PathRegister, e.agentCall(e.registerAgent))
-	mux.HandleFunc("POST "+agentapi.PathHeartbeat, e.agentCall(e.authenticated(e.heartbeat)))
-	mux.HandleFunc("GET "+agentapi.PathWork, e.agentCall(e.authenticated(e.work)))
+	mux.HandleFunc("POST "+agentapi.PathRegister, e.agentCall("register", e.registerAgent))
+	mux.HandleFunc("POST "+agentapi.PathHeartbeat, e.agentCall("heartbeat", e.authenticated(e.heartbeat)))
+	mux.HandleFunc("GET "+agentapi.PathWork, e.agentCall("work", e.authenticated(e.work)))
 }
 
 // agentCall answers with JSON, or with the error body of the SMC API.
-func (e *Endpoint) agentCall(do func(*http.Request) (any, error)) http.HandlerFunc {
+func (e *Endpoint) agentCall(operation string, do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		requestID := newRequestID()
+		requestID, began := newRequestID(), time.Now()
 		r.Body = http.MaxBytesReader(w, r.Body, agentapi.MaxBodyBytes)
 		answer, err := do(r)
+		e.observe(APIAgent, operation, began, err)
 		if err != nil {
 			log := e.Logger.With(zap.String("request_id", requestID), zap.String("path", r.URL.Path))
 			if smc.AsError(err).HTTPStatus >= http.StatusInternalServerError && r.Context().Err() == nil {
@@ -131,6 +132,11 @@ func (e *Endpoint) heartbeat(r *http.Request, source *store.Source) (any, error)
 	}
 	if err := e.Store.Heartbeat(r.Context(), source.SourceID, request.Server); err != nil {
 		return nil, err
+	}
+	if !request.Time.IsZero() {
+		if err := e.Store.NoteAgentClock(r.Context(), source.SourceID, time.Until(request.Time)); err != nil {
+			return nil, err
+		}
 	}
 	response := agentapi.HeartbeatResponse{HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}
 	if e.Trust != nil {

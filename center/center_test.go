@@ -22,6 +22,7 @@ import (
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
+	"github.com/drover/drover/monitor"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
@@ -102,6 +103,32 @@ type fixture struct {
 	// arrived gets the path of every request before it is served.
 	arrived chan string
 	ready   error
+	// observed are the calls that the endpoint told of.
+	observed calls
+}
+
+// calls are those that an endpoint told of.
+type calls struct {
+	mutex sync.Mutex
+	all   []Call
+}
+
+func (c *calls) add(call Call) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.all = append(c.all, call)
+}
+
+// take returns the calls told since the last take, without how long they took.
+func (c *calls) take() (calls []Call) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	for _, call := range c.all {
+		call.Took = 0
+		calls = append(calls, call)
+	}
+	c.all = nil
+	return calls
 }
 
 func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
@@ -114,9 +141,11 @@ func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: keyID, Secret: secret, AccountID: account}))
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: "ak-other", Secret: secret, AccountID: "456"}))
 	require.NoError(t, record.HostHeartbeat(t.Context(), hostID, hostURL))
+	health := monitor.New("test")
+	health.Require("temporal", func(context.Context) error { return f.ready })
 	config := Config{
 		Store: record, Engine: f.engine, DataPlaneKey: dataPlaneKey, RegionID: region, HostID: "endpoint-1",
-		Ready: func(context.Context) error { return f.ready }, Logger: zaptest.NewLogger(t),
+		Health: health.Health(), Observe: f.observed.add, Logger: zaptest.NewLogger(t),
 	}
 	for _, change := range changes {
 		change(&config)
@@ -506,15 +535,59 @@ func TestHealth(t *testing.T) {
 	}
 	status, _ := get("/healthz")
 	require.Equal(t, http.StatusOK, status)
-	status, _ = get("/readyz")
-	require.Equal(t, http.StatusOK, status)
 	f.ready = errors.New("Temporal does not answer")
 	status, body := get("/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, status)
-	require.Contains(t, body, "Temporal does not answer")
+	require.Contains(t, body, "temporal: Temporal does not answer")
+	status, _ = get("/readyz?exclude=temporal")
+	require.Equal(t, http.StatusOK, status)
 	status, body = get("/nowhere")
 	require.Equal(t, http.StatusNotFound, status)
 	require.Contains(t, body, smc.CodeInvalidActionNotFound)
+}
+
+// Every call is told of, by the API it came by, the operation and its outcome.
+func TestObserved(t *testing.T) {
+	f := newFixture(t)
+	_, agent := f.agent("web-1")
+	f.observed.take()
+	_, err := f.client.DescribeSourceServers(t.Context(), &smc.DescribeSourceServersRequest{})
+	require.NoError(t, err)
+	_, err = f.as(keyID, "wrong").DescribeSourceServers(t.Context(), &smc.DescribeSourceServersRequest{})
+	f.requireCode(smc.CodeSignatureDoesNotMatch, err)
+	f.requireCode(smc.CodeInvalidActionNotFound, f.client.Call(t.Context(), "MakeCoffee", nil, nil))
+	_, err = agent.Heartbeat(t.Context(), agentapi.HeartbeatRequest{Instance: "web-1"})
+	f.requireCode(smc.CodeInvalidParameter, err)
+	waiting, cancel := context.WithCancel(t.Context())
+	group := sync.WaitGroup{}
+	group.Go(func() {
+		_, err := agent.Work(waiting, agentapi.WorkQuery{Instance: "web-1", Have: 1, Wait: time.Minute})
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	require.Eventually(t, func() bool {
+		for {
+			select {
+			case path := <-f.arrived:
+				if path == agentapi.PathWork {
+					return true
+				}
+			default:
+				return false
+			}
+		}
+	}, 10*time.Second, time.Millisecond)
+	cancel()
+	group.Wait()
+
+	var got []Call
+	require.Eventually(t, func() bool { got = append(got, f.observed.take()...); return len(got) == 5 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, []Call{
+		{API: APISMC, Operation: "DescribeSourceServers", Code: smc.OutcomeOK},
+		{API: APISMC, Operation: "DescribeSourceServers", Code: smc.CodeSignatureDoesNotMatch},
+		{API: APISMC, Code: smc.CodeInvalidActionNotFound},
+		{API: APIAgent, Operation: "heartbeat", Code: smc.CodeInvalidParameter},
+		{API: APIAgent, Operation: "work", Code: CallAbandoned},
+	}, got)
 }
 
 func TestAgentRegisters(t *testing.T) {

@@ -5,7 +5,6 @@ package center
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -41,9 +40,48 @@ type Config struct {
 	// Throttling.User). A RateLimit of 0 is none.
 	RateLimit float64
 	RateBurst int
-	// Ready reports why the endpoint cannot serve; nil means it can. Optional, for /readyz.
-	Ready  func(context.Context) error
-	Logger *zap.Logger
+	// Health serves /healthz and /readyz. Without it there is neither.
+	Health http.Handler
+	// Observe is told of every call once it is answered. It must not block. Optional.
+	Observe func(Call)
+	Logger  *zap.Logger
+}
+
+// API is one of those that an endpoint serves.
+type API string
+
+// The APIs of an endpoint.
+const (
+	APISMC   API = "smc"   // that of the contract
+	APIAgent API = "agent" // that of the agents
+)
+
+// Call is a call that was answered.
+type Call struct {
+	API API
+	// Operation is what was called; empty when that cannot be told, or when the call was refused before it mattered.
+	Operation string
+	// Code is smc.OutcomeOK, the code of the error, or CallAbandoned.
+	Code string
+	Took time.Duration
+}
+
+// CallAbandoned is the Code of a call whose caller went away before it was answered, or that the end of the process cut off.
+const CallAbandoned = "Abandoned"
+
+// observe tells of a call. operation is one of those that are served: whatever else is asked for has no name here.
+func (e *Endpoint) observe(api API, operation string, began time.Time, err error) {
+	if e.Observe == nil {
+		return
+	}
+	code := smc.OutcomeOK
+	switch {
+	case errors.Is(err, context.Canceled):
+		code = CallAbandoned
+	case err != nil:
+		code = smc.AsError(err).Code
+	}
+	e.Observe(Call{API: api, Operation: operation, Code: code, Took: time.Since(began)})
 }
 
 // Engine moves jobs: it is the API's way to the entity workflows.
@@ -132,25 +170,15 @@ func serve[Req, Res any](e *Endpoint, operation *smc.Operation[Req, Res], do fun
 func (e *Endpoint) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", e.serveSMC)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", e.serveReady)
+	if e.Health != nil {
+		mux.Handle("GET /healthz", e.Health)
+		mux.Handle("GET /readyz", e.Health)
+	}
 	e.serveAgents(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, smc.FormatJSON, newRequestID(), smc.Errorf(smc.CodeInvalidActionNotFound, "there is nothing at %s: the API is served at /, the agents' at %s", r.URL.Path, agentapi.Prefix))
 	})
 	return mux
-}
-
-func (e *Endpoint) serveReady(w http.ResponseWriter, r *http.Request) {
-	err := e.Store.Ping(r.Context())
-	if err == nil && e.Ready != nil {
-		err = e.Ready(r.Context())
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	_, _ = fmt.Fprintln(w, "ready")
 }
 
 // serveSMC answers one call of the SMC API.
@@ -163,11 +191,13 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 	request, err := smc.ReadRequest(w, r)
 	if err != nil {
 		e.refuse(w, smc.FormatJSON, c.requestID, err)
+		e.observe(APISMC, "", c.now, err)
 		return
 	}
 	format, err := smc.ParseFormat(request.Values.Get("Format"))
 	if err != nil {
 		e.refuse(w, format, c.requestID, err)
+		e.observe(APISMC, "", c.now, err)
 		return
 	}
 	operation, operationErr := request.Operation()
@@ -177,6 +207,7 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 	if operation != nil {
 		name = operation.Name()
 	}
+	defer e.observe(APISMC, name, c.now, err)
 	c.log = c.log.With(zap.String("action", name), zap.String("account_id", c.accountID), zap.Duration("took", time.Since(c.now)))
 	if err != nil {
 		if refusal := smc.AsError(err); refusal.HTTPStatus >= http.StatusInternalServerError {

@@ -128,6 +128,14 @@ const (
 	PhaseCancelled   Phase = "Cancelled"
 )
 
+// Phases lists the phases of a migration.
+func Phases() []Phase {
+	return []Phase{
+		PhasePending, PhasePreflight, PhaseCreating, PhaseQueued, PhaseScheduled, PhaseStarting, PhaseReplicate, PhaseBackoff,
+		PhaseWaiting, PhaseCuttingOver, PhaseVerifying, PhaseCleaningUp, PhaseCancelling, PhaseDone, PhaseFailed, PhaseCancelled,
+	}
+}
+
 // Ended reports whether a migration in this phase is over.
 func (p Phase) Ended() bool { return p == PhaseDone || p == PhaseFailed || p == PhaseCancelled }
 

@@ -2,13 +2,10 @@ package replica
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // counts are what a host has done since it was opened.
@@ -51,11 +48,10 @@ type Usage struct {
 // Usage measures the store. It looks at every file.
 func (h *Host) Usage() (Usage, error) {
 	var usage Usage
-	var st unix.Statfs_t
-	if err := unix.Statfs(h.cfg.Root, &st); err != nil {
-		return usage, fmt.Errorf("ask for the space of %s: %w", h.cfg.Root, err)
+	var err error
+	if usage.FreeBytes, usage.SizeBytes, err = h.Volume(); err != nil {
+		return usage, err
 	}
-	usage.FreeBytes, usage.SizeBytes = int64(st.Bavail)*st.Bsize, int64(st.Blocks)*st.Bsize
 	images, err := h.ImageIDs()
 	if err != nil {
 		return usage, err

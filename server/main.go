@@ -56,6 +56,10 @@ func program(getenv func(string) string) app.Program {
 				"JSON `FILE` of VSwitchIds and their VpcIds, {\"vsw-1\": \"vpc-1\"}, that jobs are held against; the same for every server (DROVER_VSWITCHES)")
 			app.RetentionFlags(flags, config)
 		},
-		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunServer(ctx, *config, log) },
+		Metrics: func() string { return app.DefaultServerMetrics }, MetricsWhere: app.DefaultServerMetrics, Getenv: getenv,
+		Run: func(ctx context.Context, process app.Process, log *zap.Logger) error {
+			config.Process = process
+			return app.RunServer(ctx, *config, log)
+		},
 	}
 }

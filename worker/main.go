@@ -74,6 +74,11 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&orchestrator.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` in the subjects of the events of migrations and fleets (DROVER_ACCOUNT)")
 			flags.BoolVar(&orchestrator.Bridge, "bridge", getenv("DROVER_BRIDGE") != "off", "have events wake migrations; off: they poll (DROVER_BRIDGE=off)")
 		},
-		Run: func(ctx context.Context, log *zap.Logger) error { return app.RunWorker(ctx, *config, log) },
+		Metrics: config.DefaultMetrics, Getenv: getenv,
+		MetricsWhere: app.DefaultCenterMetrics + " for the role center, else\n" + app.DefaultTransitionMetrics + " for transition, else " + app.DefaultOrchestratorMetrics,
+		Run: func(ctx context.Context, process app.Process, log *zap.Logger) error {
+			config.Process = process
+			return app.RunWorker(ctx, *config, log)
+		},
 	}
 }

@@ -25,7 +25,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 	if cfg.Server {
 		group.Go(func() error {
 			return app.RunServer(ctx, app.ServerConfig{
-				Connections: connections, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
+				Connections: connections, Process: cfg.Process, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
 				AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
 				Retention: app.DefaultRetention(), Stream: app.DefaultStream(),
 				TLS: app.TLSConfig{Mode: mode, CAFile: cfg.CAFile},
@@ -35,7 +35,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 	if len(cfg.Roles) > 0 {
 		group.Go(func() error {
 			return app.RunWorker(ctx, app.WorkerConfig{
-				Connections: connections, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(), TLS: app.TLSConfig{Mode: mode},
+				Connections: connections, Process: cfg.Process, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(), TLS: app.TLSConfig{Mode: mode},
 				SourceWait: app.SourceWaitFromEnv(os.Getenv), OrphanGrace: app.OrphanGraceFromEnv(os.Getenv),
 				Orchestrator: app.OrchestratorConfig{
 					SMC: smc.Config{

@@ -11,18 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"github.com/drover/drover/app"
 )
-
-// shutdownTimeout bounds the time from the first signal to the end of the process, whatever hangs.
-const shutdownTimeout = 9500 * time.Millisecond
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, runDrover))
@@ -57,6 +50,7 @@ func newCommand(drover droverFunc) *cobra.Command {
 	var cfg stackConfig
 	var logLevel, logFormat string
 	var tls bool
+	var process app.ProcessSettings
 	cmd := &cobra.Command{
 		Use:   "drover-dev --data DIR [--listen HOST:PORT] [--parts PARTS]",
 		Short: "Drover on one machine: Temporal, NATS, the center and a transition host in one process",
@@ -93,15 +87,19 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 			if err := cfg.check(cmd.Flags().Changed); err != nil {
 				return usageError{err}
 			}
+			if err := process.Check(); err != nil {
+				return usageError{err}
+			}
 			logger, err := app.NewLogger(logLevel, logFormat)
 			if err != nil {
 				return usageError{err}
 			}
 			defer func() { _ = logger.Sync() }()
 
-			ctx, stop := untilSignal(cmd.Context(), logger)
-			defer stop()
-			return runStack(ctx, cfg, drover, cmd.OutOrStdout(), logger)
+			return process.Serve(cmd.Context(), app.DefaultDevMetrics, logger, func(ctx context.Context, process app.Process) error {
+				cfg.process = process
+				return runStack(ctx, cfg, drover, cmd.OutOrStdout(), logger)
+			})
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -115,41 +113,8 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 	flags.BoolVar(&tls, "tls", false, "the endpoint and the transition host serve https, with certificates of an authority that the center makes\nitself; needed beyond loopback (default: as at the last start)")
 	flags.StringSliceVar(&cfg.parts, "parts", parts(), "serve only these `PARTS`: the servers temporal and nats, what a drover-server does, and what\na drover-worker does; the others are served by other processes")
 	flags.StringSliceVar(&cfg.roles, "roles", app.Roles(), "`ROLES` of the worker in this process; without orchestrator, a drover-worker of its own\nwith that role takes the fleets")
+	process.Flags(flags, app.DefaultDevMetrics, os.Getenv)
 	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")
 	flags.StringVar(&logFormat, "log-format", "auto", "console, json, or auto: console on a terminal, json elsewhere")
 	return cmd
-}
-
-// untilSignal returns a context that is done at the first SIGINT or SIGTERM. From then on the process has shutdownTimeout to end; a
-// second signal ends it at once. Both are safe: nothing that was acknowledged is lost.
-func untilSignal(parent context.Context, logger *zap.Logger) (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(parent)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-done:
-			return
-		case sig := <-signals:
-			logger.Info("stopping; a second signal ends the process at once", zap.Stringer("signal", sig))
-			cancel(errStopped)
-		}
-		deadline := time.NewTimer(shutdownTimeout)
-		defer deadline.Stop()
-		select {
-		case <-done:
-		case sig := <-signals:
-			logger.Warn("ended by a second signal", zap.Stringer("signal", sig))
-			os.Exit(app.ExitFailed)
-		case <-deadline.C:
-			logger.Error("ended: the shutdown took too long", zap.Duration("limit", shutdownTimeout))
-			os.Exit(app.ExitFailed)
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		close(done)
-		cancel(nil)
-	}
 }

@@ -34,14 +34,11 @@ const (
 	// startTimeout bounds the start of all servers: a small machine under load needs a fraction of it.
 	startTimeout = 2 * time.Minute
 
-	// How long each may take to stop, in this order; together less than shutdownTimeout.
-	stopCenterTimeout   = 6 * time.Second
-	stopTemporalTimeout = 2500 * time.Millisecond
-	stopNATSTimeout     = 750 * time.Millisecond
+	// What share of the shutdown's time each may take to stop, in this order.
+	stopCenterShare   = 0.64
+	stopTemporalShare = 0.26
+	stopNATSShare     = 0.08
 )
-
-// errStopped is the cause of a context that a signal ended.
-var errStopped = errors.New("stopped by a signal")
 
 // The parts of a stack. One process serves all of them, or several share a data directory.
 const (
@@ -59,6 +56,13 @@ type stackConfig struct {
 	tls    *bool    // nil: as at the last start
 	parts  []string // that this process serves
 	roles  []string // of the worker
+
+	process app.Process
+}
+
+// share is a share of the time that the process has to stop.
+func (c *stackConfig) share(s float64) time.Duration {
+	return time.Duration(s * float64(c.process.ShutdownTimeout))
 }
 
 // check reports what is wrong with the flags; given tells which of them the user gave.
@@ -105,6 +109,8 @@ type droverFunc func(ctx context.Context, cfg droverConfig, logger *zap.Logger) 
 // droverConfig is what Drover needs to know of the servers it runs on.
 type droverConfig struct {
 	Settings *settings.Settings
+	// Process is the one that all of it runs in, with the time that Drover has to end.
+	Process app.Process `json:"-"`
 	// DatabaseURL, SecretKeyFile, NATSURL, TemporalAddress and TemporalNamespace have the form of the environment variables of that name.
 	DatabaseURL   string
 	SecretKeyFile string
@@ -161,7 +167,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 
 	// A signal while it starts is no failure.
 	defer func() {
-		if errors.Is(context.Cause(ctx), errStopped) && errors.Is(err, errStopped) {
+		if errors.Is(context.Cause(ctx), app.ErrStopped) && errors.Is(err, app.ErrStopped) {
 			err = nil
 		}
 	}()
@@ -169,6 +175,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	if err != nil {
 		return err
 	}
+	dc.Process = app.Process{Monitor: cfg.process.Monitor, ShutdownTimeout: cfg.share(stopCenterShare)}
 	set := dc.Settings
 
 	startCtx, cancelStart := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not up after %v", startTimeout))
@@ -192,10 +199,10 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 	startErr := group.Wait()
 	// Deferred calls run last to first: Temporal stops before NATS.
 	if nats != nil {
-		defer func() { err = errors.Join(err, within(stopNATSTimeout, nats.Stop)) }()
+		defer func() { err = errors.Join(err, within(cfg.share(stopNATSShare), cfg.part("nats server", nats.Stop))) }()
 	}
 	if temporal != nil {
-		defer func() { err = errors.Join(err, within(stopTemporalTimeout, temporal.Stop)) }()
+		defer func() { err = errors.Join(err, within(cfg.share(stopTemporalShare), cfg.part("temporal server", temporal.Stop))) }()
 	}
 	if startErr != nil {
 		return startErr
@@ -223,7 +230,7 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 		}
 	}
 	c := startCenter(ctx, drover, dc, logger)
-	defer func() { err = errors.Join(err, within(stopCenterTimeout, c.stop)) }()
+	defer func() { err = errors.Join(err, within(cfg.share(stopCenterShare), c.stop)) }()
 	if err := c.awaitReady(startCtx, dc); err != nil {
 		return err
 	}
@@ -322,6 +329,14 @@ func dial(ctx context.Context, address string) error {
 	return err
 }
 
+// part has a step of the shutdown reported when it does not end.
+func (c *stackConfig) part(name string, stop func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		defer c.process.Monitor.Part(name)()
+		return stop(ctx)
+	}
+}
+
 // within calls stop with a context of its own that ends after d: the one that said to stop is done already.
 func within(d time.Duration, stop func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), d, fmt.Errorf("gave up after %v", d))
@@ -377,7 +392,7 @@ func ready(ctx context.Context, cfg droverConfig) error {
 	if !cfg.Server {
 		return nil
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.Settings.Endpoint()+"/readyz", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.Settings.Endpoint()+"/readyz?exclude=nats", http.NoBody)
 	if err != nil {
 		return err
 	}
