@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -272,6 +273,50 @@ func TestRestoreRefuses(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, whole, 0o600))
 	}
 	require.NoError(t, b.Restore(s.ctx, fresh()))
+}
+
+// A manifest names files in its backup, and only such that are verified.
+func TestOpenRefusesForeignPaths(t *testing.T) {
+	s := newSite(t)
+	id := s.image()
+	result := s.take(Options{To: t.TempDir(), Record: s.record, DataDirs: []string{s.root}})
+	path := filepath.Join(result.Dir, manifestFile)
+	text := must[[]byte](t)(os.ReadFile(path))
+	for name, change := range map[string]func(*Manifest){
+		"image":               func(m *Manifest) { m.Hosts[0].Images[0] = "../../../" + id },
+		"no image":            func(m *Manifest) { m.Hosts[0].Images[0] = "." },
+		"host":                func(m *Manifest) { m.Hosts[0].HostID = "../" + imagesDir + "/" + s.hostID },
+		"table":               func(m *Manifest) { m.Record.Tables[0].Name = "../" + recordDir + "/" + m.Record.Tables[0].Name },
+		"file":                func(m *Manifest) { m.Files[0].Path = "../elsewhere" },
+		"unverified table":    func(m *Manifest) { m.Record.Tables = append(m.Record.Tables, store.DumpedTable{Name: "another"}) },
+		"unverified manifest": func(m *Manifest) { m.Hosts[0].Images = append(m.Hosts[0].Images, "i-another") },
+	} {
+		m := new(Manifest)
+		require.NoError(t, json.Unmarshal(text, m))
+		change(m)
+		changed := must[[]byte](t)(json.Marshal(m))
+		sum := blake3.Sum256(changed)
+		require.NoError(t, os.WriteFile(path, changed, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(result.Dir, hashFile), []byte(hex.EncodeToString(sum[:])), 0o600))
+		_, err := Open(result.Dir)
+		require.ErrorContains(t, err, "damaged", name)
+	}
+}
+
+// A record that is restored, and cannot be opened afterwards, keeps its images.
+func TestRestoredRecordThatDoesNotOpen(t *testing.T) {
+	s := newSite(t)
+	id := s.image()
+	_, err := storetest.DB(t, s.url).ExecContext(s.ctx, `UPDATE access_keys SET secret = secret || 'AAAA'`)
+	require.NoError(t, err)
+	to := t.TempDir()
+	s.take(Options{To: to, Record: s.record, DataDirs: []string{s.root}})
+	target := Target{DatabaseURL: storetest.URL(t), Sealer: s.sealer, DataDirs: map[string]string{s.hostID: filepath.Join(t.TempDir(), "host")}}
+	err = must[*Backup](t)(Open(to)).Restore(s.ctx, target)
+	require.ErrorIs(t, err, store.ErrLoaded)
+	require.ErrorIs(t, err, store.ErrNotOpened)
+	s.requireImages(target.DataDirs[s.hostID], id)
+	require.ErrorIs(t, store.RequireEmpty(s.ctx, target.DatabaseURL), store.ErrNotEmpty)
 }
 
 // Images that are made and deleted while a backup is taken neither fail it nor are missing from it.

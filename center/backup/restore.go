@@ -57,7 +57,40 @@ func Open(dir string) (*Backup, error) {
 		return nil, fmt.Errorf("the backup %s has the form %d, and this program knows %d: use the Drover that took it, %s, or a later one",
 			dir, b.Manifest.Version, manifestVersion, b.Manifest.Drover)
 	}
-	return b, nil
+	return b, b.check()
+}
+
+// check holds the names in the manifest against each other: all stay in the backup, and what is restored is verified.
+func (b *Backup) check() error {
+	damaged := func(what string) error {
+		return fmt.Errorf("the backup %s is damaged: its manifest names %s; use another backup", b.Dir, what)
+	}
+	isName := func(name string) bool { return name != "." && filepath.IsLocal(name) && filepath.Base(name) == name }
+	verified := map[string]bool{}
+	for _, file := range b.Manifest.Files {
+		if !filepath.IsLocal(file.Path) {
+			return damaged(fmt.Sprintf("%q, which is not in it", file.Path))
+		}
+		verified[file.Path] = true
+	}
+	if b.Manifest.Record != nil {
+		for _, table := range b.Manifest.Record.Tables {
+			if !isName(table.Name) || !verified[filepath.Join(recordDir, table.Name+tableSuffix)] {
+				return damaged(fmt.Sprintf("the table %q, which is not in it", table.Name))
+			}
+		}
+	}
+	for _, host := range b.Manifest.Hosts {
+		if !isName(host.HostID) {
+			return damaged(fmt.Sprintf("the transition host %q", host.HostID))
+		}
+		for _, id := range host.Images {
+			if !isName(id) || !verified[filepath.Join(imagesDir, host.HostID, id, replica.ManifestFile)] {
+				return damaged(fmt.Sprintf("the image %q, which is not in it", id))
+			}
+		}
+	}
+	return nil
 }
 
 // Verify reads the whole backup and reports the first thing in it that is not what it was when it was taken.
@@ -160,10 +193,14 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 	if target.DatabaseURL == "" {
 		return nil
 	}
-	return store.Load(ctx, target.DatabaseURL, b.Manifest.Record, target.Sealer, func(table string) (io.ReadCloser, error) {
+	err = store.Load(ctx, target.DatabaseURL, b.Manifest.Record, target.Sealer, func(table string) (io.ReadCloser, error) {
 		target.Progress("restore table "+table, 0, 0)
 		return openTable(filepath.Join(b.Dir, recordDir, table+tableSuffix))
 	})
+	if errors.Is(err, store.ErrLoaded) {
+		undo = nil // its images are those
+	}
+	return err
 }
 
 // requireEmptyHost takes the root of a transition host that has no data of its own.

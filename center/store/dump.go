@@ -99,7 +99,8 @@ func (s *Store) Dump(ctx context.Context, write func(table string) (io.WriteClos
 		return nil, fmt.Errorf("dump: the images: %w", err)
 	}
 	dump.Images = append(dump.Images, images...)
-	secrets, err := s.db.texts(ctx, tx, `SELECT secret FROM access_keys UNION ALL SELECT value FROM settings WHERE name = ?`, dataPlaneKeyName)
+	secrets, err := s.db.texts(ctx, tx, `SELECT secret FROM access_keys UNION ALL SELECT value FROM settings WHERE name IN (?, ?)`,
+		dataPlaneKeyName, certificateAuthoritiesName)
 	if err != nil {
 		return nil, fmt.Errorf("dump: the secrets: %w", err)
 	}
@@ -172,9 +173,12 @@ func (s *Store) dumpTable(ctx context.Context, tx *sql.Tx, table string, write f
 // ErrNotEmpty is returned by Load for a database that holds something.
 var ErrNotEmpty = errors.New("the database is not empty")
 
+// ErrLoaded is returned by Load when the record is in the database, and cannot be opened there.
+var ErrLoaded = errors.New("the record is restored and cannot be opened yet")
+
 // Load fills the empty database of a URL with a dump, all of it or nothing, and brings the schema up to date. read opens
 // the file of a table. The record is then one that was restored: see Restoration. sealer must hold the keys the dump's
-// secrets are sealed with. Errors: ErrNotEmpty, ErrNotOpened.
+// secrets are sealed with. Errors: ErrNotEmpty, ErrNotOpened, ErrLoaded.
 func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, read func(table string) (io.ReadCloser, error)) error {
 	if missing := sealer.missing(dump.KeyIDs); len(missing) > 0 {
 		return fmt.Errorf("%w: the backup's secrets are sealed with the keys %s, and the key file lacks %s: give the key file that the center had then",
@@ -230,7 +234,7 @@ func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, r
 	}
 	s, err := Open(ctx, databaseURL, options...)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w; when that is mended, go on: do not restore again", ErrLoaded, err)
 	}
 	return s.Close()
 }
