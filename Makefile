@@ -75,6 +75,12 @@ long: build ## run the acceptance tests that are too slow for CI, and every fuzz
 	$(GOTEST) -count=1 -timeout 4h -tags long ./test/...
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
+# A number of jobs from 30 on has every process killed at every phase of a job. DURATION goes on with more jobs, POSTGRES is a server's URL.
+JOBS ?= 30
+.PHONY: chaos
+chaos: build ## do JOBS (30) jobs while every process is killed again and again; SEED repeats a run, DURATION=1h goes on, POSTGRES=url
+	CGO_ENABLED=0 $(GO) run ./test/chaos -bin $(BIN) -jobs $(JOBS) $(if $(SEED),-seed $(SEED)) $(if $(DURATION),-duration $(DURATION)) $(if $(POSTGRES),-postgres '$(POSTGRES)')
+
 .PHONY: histories
 histories: drover-dev ## record the histories that TestReplay replays anew, against a real stack
 	$(GOTEST) -tags record -run TestRecord -count=1 ./workflows
@@ -110,5 +116,5 @@ $(TOOLS)/%: tools/go.mod tools/go.sum
 	cd tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -o $@ $(package)
 
 .PHONY: clean
-clean: ## remove what was built and the demo's data; Go's caches stay
-	rm -rf $(BIN) demo-data
+clean: ## remove what was built and the data of demo and chaos; Go's caches stay
+	rm -rf $(BIN) demo-data chaos-data

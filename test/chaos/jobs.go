@@ -569,7 +569,9 @@ func (j *job) remove(ctx context.Context) error {
 	err := j.ask(ctx, "Delete", func(ctx context.Context) error {
 		_, err := j.client.DeleteReplicationJob(ctx, &smc.DeleteReplicationJobRequest{JobID: j.id})
 		return err
-	}, func(d *smc.DescribeReplicationJobDetailsResult) bool { return d.Status == "" || d.Status == smc.StatusDeleting })
+	}, func(d *smc.DescribeReplicationJobDetailsResult) bool {
+		return d.Status == "" || d.Status == smc.StatusDeleting
+	})
 	if err != nil {
 		return err
 	}
