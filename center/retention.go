@@ -2,6 +2,7 @@ package center
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,11 +62,21 @@ func retain(ctx context.Context, record *store.Store, engine Engine, retention R
 			if err != nil || len(ids) == 0 {
 				return n, err
 			}
+			stay := 0
+			var why error
 			for _, id := range ids {
-				if err := engine.Update(ctx, id, workflows.UpdateDelete, "retention/"+id, struct{}{}); err != nil {
-					return n, err
+				switch err := engine.Update(ctx, id, workflows.UpdateDelete, "retention/"+id, struct{}{}); {
+				case ctx.Err() != nil:
+					return n, ctx.Err()
+				case err != nil: // those behind it may go all the same
+					stay++
+					why = err
+				default:
+					n++
 				}
-				n++
+			}
+			if stay > 0 {
+				return n, fmt.Errorf("%d of %d: %w", stay, len(ids), why)
 			}
 		}
 	})

@@ -13,6 +13,42 @@ import (
 	"github.com/drover/drover/smc"
 )
 
+// stubborn is an engine whose entity of one job does not answer.
+type stubborn struct {
+	Engine
+	jobID string
+	asked int
+}
+
+func (s *stubborn) Update(ctx context.Context, jobID, update, requestID string, argument any) error {
+	if jobID == s.jobID {
+		s.asked++
+		return context.DeadlineExceeded
+	}
+	return s.Engine.Update(ctx, jobID, update, requestID, argument)
+}
+
+// A job that cannot be deleted does not keep those that ended after it.
+func TestRetainGoesOnBehindAJobThatStays(t *testing.T) {
+	f := newFixture(t)
+	db := storetest.DB(t, f.database)
+	var ids []string
+	for i, name := range []string{"first", "second"} {
+		source, _ := f.agent(name)
+		ids = append(ids, f.create(source))
+		_, err := db.ExecContext(t.Context(), `UPDATE replication_jobs SET status = 'Finished', ended_at = $1 WHERE job_id = $2`, 1000+i, ids[i])
+		require.NoError(t, err)
+	}
+	engine := &stubborn{Engine: f.engine, jobID: ids[0]}
+	retain(t.Context(), f.store, engine, Retention{FinishedJobs: time.Hour}, nil, zap.NewNop())
+	require.Equal(t, 1, engine.asked, "the next sweep tries again")
+	for i, want := range []smc.JobStatus{smc.StatusFinished, smc.StatusDeleting} {
+		job, err := f.store.JobByID(t.Context(), ids[i])
+		require.NoError(t, err)
+		require.Equal(t, want, job.Status)
+	}
+}
+
 // What is old goes, by the same way as if it had been deleted by hand; what may not go stays.
 func TestRetain(t *testing.T) {
 	f := newFixture(t)
