@@ -110,7 +110,10 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 		err = settings.Serve(context.Background(), p.Metrics(), log, func(ctx context.Context, process Process) error { return p.Run(ctx, process, log) })
 	}
 	var wrong *AgentUsageError
+	var exit ExitError
 	switch {
+	case errors.As(err, &exit):
+		return int(exit)
 	case errors.As(err, &wrong):
 		return misused(err)
 	case err != nil:

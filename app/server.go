@@ -71,14 +71,16 @@ func (c Connections) Check() error {
 	return err
 }
 
+// forEveryone are the permissions of those who have nothing to do with a file.
+const forEveryone = 0o007
+
 // openRecord opens the center's database with its secret keys.
 func (c Connections) openRecord(ctx context.Context, log *zap.Logger, more ...store.Option) (*store.Store, error) {
 	sealer, err := store.LoadSealer(c.SecretKeyFile)
 	if err != nil {
 		return nil, err
 	}
-	const everyone = 0o007
-	if info, err := os.Stat(c.SecretKeyFile); err == nil && info.Mode()&everyone != 0 {
+	if info, err := os.Stat(c.SecretKeyFile); err == nil && info.Mode()&forEveryone != 0 {
 		log.Warn("the secret key file is open to every user of this machine: chmod 0600 it", zap.String("file", c.SecretKeyFile))
 	}
 	return store.Open(ctx, c.DatabaseURL, append(more, store.WithSealer(sealer))...)

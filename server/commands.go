@@ -45,6 +45,17 @@ again adds nothing. The center may run meanwhile.
 Flags (the variable in brackets is read when the flag is not given):
 `
 
+const doctorUsage = `Usage: drover-server doctor [--fix] [--remove NAME]... [-o json] [flags]
+
+Looks over the center and lists what is wrong, each with what it means and what to do next: docs/operations.md, Doctor. It reads
+the database, NATS and Temporal, and what the processes, transition hosts and agents report into the database; it says which
+of them it could not look at. It writes nothing unless --fix or --remove is given, and may be run while the center does.
+
+Exit codes: 0 nothing is wrong, 1 something is, 2 a part could not be looked at.
+
+Flags (the variable in brackets is read when the flag is not given):
+`
+
 // commands are what the program does beside serving.
 func commands(getenv func(string) string) []app.Program {
 	connections := app.ConnectionsFromEnv(getenv)
@@ -52,7 +63,15 @@ func commands(getenv func(string) string) []app.Program {
 	backup := &app.BackupConfig{Connections: connections}
 	restore := &app.RestoreConfig{Connections: connections}
 	replay := &app.ReplayConfig{Connections: connections}
+	doctor := app.DoctorFromEnv(getenv)
 	return []app.Program{
+		{
+			Name: "drover-server doctor", Usage: doctorUsage, Check: doctor.Check,
+			Define: func(flags *pflag.FlagSet) { app.DoctorFlags(flags, &doctor) },
+			Command: func(ctx context.Context, stdout, stderr io.Writer, log *zap.Logger) error {
+				return app.Doctor(ctx, doctor, stdout, stderr, log)
+			},
+		},
 		{
 			Name: "drover-server rebuild", Usage: rebuildUsage, Check: rebuild.Check,
 			Define: func(flags *pflag.FlagSet) {

@@ -13,12 +13,13 @@ import (
 )
 
 const usage = `Usage: drover-server [flags]
-       drover-server rebuild|backup|restore|events replay [flags]
+       drover-server doctor|rebuild|backup|restore|events replay [flags]
        drover-server ca show|add|use|drop [flags]
 
 Serves the Server Migration Center API, and the API its agents speak. Any number of servers may share one database.
 
 Commands, each with its own --help:
+  doctor         look over the center and list what is wrong, with what to do
   rebuild        start the entities of the database's jobs in Temporal: a new one, after a loss, after a restore
   backup         copy the database and the images into a folder, while everything runs
   restore        give back what is in a backup

@@ -126,7 +126,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` of the authority of the center's certificate (DROVER_CA_FILE)")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
 	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
-		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.apiCommand())
+		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.doctorCommand(), c.apiCommand())
 	return root
 }
 
