@@ -145,7 +145,7 @@ func TestTrimOutboxOfManyResources(t *testing.T) {
 	require.NoError(t, err)
 	insert := func(resource string, sequence uint64) {
 		record, err := events.NewRecord(events.SourceStateChanged{
-			AccountID: account, RegionID: region, SourceID: resource, Sequence: sequence, Change: events.SourceBack, State: "Available", Time: f.clock.read(),
+			AccountID: account, RegionID: region, SourceID: resource, Name: resource, Sequence: sequence, Change: events.SourceBack, State: "Available", Time: f.clock.read(),
 		})
 		require.NoError(t, err)
 		event := string(record.Data)
@@ -156,8 +156,8 @@ func TestTrimOutboxOfManyResources(t *testing.T) {
 	}
 	for i := range resources {
 		insert(fmt.Sprint("s-", i), 1)
-		_, err := tx.ExecContext(f.ctx, `INSERT INTO source_servers (source_id, account_id, region_id, name, state, server, token_hash, instance, heartbeat_at, created_at)
-			VALUES ($1, '1', 'r', $1, 'Available', '{}', $1, $1, 1, 1)`, fmt.Sprint("s-", i))
+		_, err := tx.ExecContext(f.ctx, `INSERT INTO source_servers (source_id, account_id, region_id, name, state, server, token_hash, instance, heartbeat_at, created_at, sequence)
+			VALUES ($1, '1', 'r', $1, 'Available', '{}', $1, $1, 1, 1, 1)`, fmt.Sprint("s-", i))
 		require.NoError(t, err)
 	}
 	for i := range 10 {

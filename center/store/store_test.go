@@ -152,6 +152,7 @@ func (f *fixture) requireEvents(resource string, statuses ...string) {
 
 func (f *fixture) start(id, key string, trigger smc.Trigger) *RunStart {
 	f.t.Helper()
+	require.NoError(f.t, f.HostHeartbeat(f.ctx, hostID, hostURL))
 	start, err := f.StartRun(f.ctx, id, key, trigger, smc.RunManual, CutOverNone)
 	require.NoError(f.t, err)
 	return start
@@ -743,10 +744,8 @@ func TestCreateRules(t *testing.T) {
 	holder.Name, holder.ImageName = pointer("taken"), pointer("golden")
 	holderID := f.create(holder)
 	away := f.source("away")
-	require.NoError(t, f.write(f.ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(f.ctx, `UPDATE source_servers SET state = 'Unavailable' WHERE source_id = ?`, away.SourceID)
-		return err
-	}))
+	_, err := storetest.DB(t, f.url).ExecContext(f.ctx, `UPDATE source_servers SET state = 'Unavailable' WHERE source_id = $1`, away.SourceID)
+	require.NoError(t, err)
 	free := f.source("free")
 	for _, test := range []struct {
 		name    string
@@ -785,7 +784,7 @@ func TestCreateRules(t *testing.T) {
 			require.ErrorContains(t, err, test.message)
 		})
 	}
-	_, err := f.CreateJob(f.ctx, account, spec(free.SourceID), 1)
+	_, err = f.CreateJob(f.ctx, account, spec(free.SourceID), 1)
 	require.Equal(t, smc.CodeQuotaExceededReplicationJob, smc.CodeOf(err))
 	_, err = f.CreateJob(f.ctx, "another account", spec(free.SourceID), 1000)
 	require.Equal(t, smc.CodeInvalidSourceIDNotFound, smc.CodeOf(err))

@@ -7,10 +7,13 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
@@ -27,9 +30,10 @@ const Variable = "DROVER_TEST_POSTGRES"
 func Postgres() bool { return os.Getenv(Variable) != "" }
 
 // DB opens the database of a URL beside its store, for tests that must see or set what the store shows to nobody. SQL is
-// written with $1 in both dialects.
+// written with $1 in both dialects. What it writes has no events, and so such a database is not held against them in the end.
 func DB(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
+	tampered.Store(databaseURL, true)
 	driver, source := connection(databaseURL)
 	db, err := sql.Open(driver, source)
 	if err != nil {
@@ -82,7 +86,11 @@ func URL(t testing.TB) string {
 	return made
 }
 
-// checkEvents holds what is in the outbox of a database against the schemas, and the numbers of each resource against their order.
+// tampered are the databases that were opened beside their store: what was written there has no events.
+var tampered sync.Map
+
+// checkEvents holds what is in the outbox of a database against the schemas, the numbers of each resource against their order, and
+// each resource as it is in the record against its last event: nothing that an event tells may change without one.
 func checkEvents(t testing.TB, databaseURL string) {
 	t.Helper()
 	driver, source := connection(databaseURL)
@@ -92,31 +100,95 @@ func checkEvents(t testing.TB, databaseURL string) {
 		return
 	}
 	defer func() { _ = db.Close() }()
-	rows, err := db.QueryContext(context.Background(), `SELECT resource_id, sequence, event FROM outbox ORDER BY id`)
+	_, beside := tampered.LoadAndDelete(databaseURL)
+	last, err := lastEvents(t, db, beside)
 	if err != nil {
 		t.Logf("the events are not checked: %v", err) // a database that was never migrated, or is broken on purpose
 		return
 	}
-	defer func() { _ = rows.Close() }()
-	last := map[string]int64{}
-	for rows.Next() {
-		var resource, event string
-		var sequence int64
-		if err := rows.Scan(&resource, &sequence, &event); err != nil {
+	if beside {
+		return
+	}
+	for _, query := range []string{
+		`SELECT job_id, sequence, name, status, CASE WHEN status = 'Running' THEN business_status ELSE '' END, CASE WHEN queue_number > 0 THEN 1 ELSE 0 END FROM replication_jobs`,
+		`SELECT source_id, sequence, name, state, '', 0 FROM source_servers`,
+	} {
+		rows, err := db.QueryContext(context.Background(), query)
+		if err != nil {
 			t.Error(err)
 			return
 		}
-		if sequence <= last[resource] {
-			t.Errorf("event %d of %s was written after %d", sequence, resource, last[resource])
+		for rows.Next() {
+			var id string
+			var queued int
+			var now told
+			if err := rows.Scan(&id, &now.Sequence, &now.Name, &now.Status, &now.BusinessStatus, &queued); err != nil {
+				t.Error(err)
+			}
+			now.Queued = queued > 0
+			if was, ok := last[id]; ok && was != now {
+				t.Errorf("%s is %+v, and its last event says %+v", id, now, was)
+			}
 		}
-		last[resource] = sequence
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// told is what an event tells of how its resource is.
+type told struct {
+	Sequence       int64
+	Name           string
+	Status         string
+	BusinessStatus string
+	Queued         bool
+}
+
+// lastEvents checks the events of a database one by one and returns what the last one of each resource tells. beside says that
+// the resources were also changed without events.
+func lastEvents(t testing.TB, db *sql.DB, beside bool) (map[string]told, error) {
+	t.Helper()
+	rows, err := db.QueryContext(context.Background(), `SELECT resource_id, sequence, event FROM outbox ORDER BY id`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	last := map[string]told{}
+	for rows.Next() {
+		var id, event string
+		var sequence int64
+		if err := rows.Scan(&id, &sequence, &event); err != nil {
+			return nil, err
+		}
 		if err := eventstest.Check([]byte(event)); err != nil {
-			t.Errorf("event %d of %s: %v", sequence, resource, err)
+			t.Errorf("event %d of %s: %v", sequence, id, err)
+			continue
 		}
+		var content struct {
+			Data struct {
+				told
+				Change, State, PreviousStatus, PreviousState, PreviousBusinessStatus string
+			} `json:"data"`
+		}
+		if err := json.Unmarshal([]byte(event), &content); err != nil {
+			t.Errorf("event %d of %s: %v", sequence, id, err)
+			continue
+		}
+		data := content.Data
+		data.Status += data.State
+		before, known := last[id]
+		switch {
+		case data.Sequence != sequence:
+			t.Errorf("event %d of %s says that it is number %d", sequence, id, data.Sequence)
+		case known && data.Change != "Restored" && sequence != before.Sequence+1:
+			t.Errorf("event %d of %s comes after %d", sequence, id, before.Sequence)
+		case known && !beside && data.Change != "Restored" && data.PreviousStatus+data.PreviousState != before.Status:
+			t.Errorf("event %d of %s says that it was %s%s before, and the event before says %s", sequence, id, data.PreviousStatus, data.PreviousState, before.Status)
+		}
+		last[id] = data.told
 	}
-	if err := rows.Err(); err != nil {
-		t.Error(err)
-	}
+	return last, rows.Err()
 }
 
 // connection is a database URL as database/sql takes it.
