@@ -28,6 +28,7 @@ require (
 	github.com/pressly/goose/v3 v3.27.1 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/zeebo/blake3 v0.2.4 // indirect
+	golang.org/x/mod v0.42.0 // indirect
 )
 
 require (
