@@ -96,6 +96,11 @@ func (a *admission) tell(ctx context.Context, turn store.Admission) {
 	case errors.As(err, &refusal) && refusal.HTTPStatus < 500:
 		a.log.Debug("queued job not admitted", zap.String("job_id", turn.JobID), zap.Error(err)) // it moved meanwhile
 	default:
+		if smc.CodeOf(err) == smc.CodeServiceUnavailable { // an entity that is stuck is not to keep its slot from the others
+			if err := a.store.NoteUnanswered(ctx, turn.JobID, turn.Ticket); err != nil && ctx.Err() == nil {
+				a.log.Warn("a tell without an answer not recorded", zap.String("job_id", turn.JobID), zap.Error(err))
+			}
+		}
 		a.log.Warn("queued job not told that a running slot is free, tried again", zap.String("job_id", turn.JobID), zap.Error(err))
 	}
 }

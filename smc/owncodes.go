@@ -217,8 +217,8 @@ var ownCodes = []OwnCode{
 	{
 		Code: CodeTransitionHostUnavailable, Status: 500, Class: Retryable, Message: "No transition host takes the work.",
 		Cause: "The transition host that holds the staging of the job is down, hung or cut off from Temporal; or it died again and again in the middle of " +
-			"the work. At the first start of a job: no transition host has reported within 30 seconds.",
-		ByItself: "A start is refused. A run waits for its host, says so in StatusInfo, and goes on when the host is back. When that lasts for the time below, " +
+			"the work. At a start: that host has not reported within 30 seconds, or, for a job that has no staging yet, no host has.",
+		ByItself: "A start that was asked for is refused; one by ScheduledStartTime or of the grid waits for the host, and a queued job is passed over until it is back. A run waits for its host, says so in StatusInfo, and goes on when the host is back. When that lasts for the time below, " +
 			"the job is InError. Its staging stays on that host, so no other takes the run over.",
 		ToDo:    "Start the worker with the role transition and the same --data. Then, if the job is InError, " + startResume,
 		InError: true, RetryFor: 30 * time.Minute,

@@ -79,6 +79,9 @@ func (s *Sweeper) now() time.Time {
 
 // Sweep looks once: it records what it finds, and removes what is to go.
 func (s *Sweeper) Sweep(ctx context.Context) error {
+	if err := s.prune(ctx); err != nil {
+		return err
+	}
 	found, err := s.look(ctx)
 	if err != nil {
 		return err
@@ -103,6 +106,24 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		s.Log.Info("files removed that interrupted writes left", zap.Int("count", n))
 	}
 	return errors.Join(errors.Join(failures...), err)
+}
+
+// prune deletes the images that were over the limit of their job after its last run and are no longer in use.
+func (s *Sweeper) prune(ctx context.Context) error {
+	images, err := s.Store.CondemnHeld(ctx, s.HostID, s.Host.Reading)
+	if err != nil {
+		return fmt.Errorf("find images over the limit that were in use: %w", err)
+	}
+	for _, image := range images { // one whose deletion is cut off is an orphan
+		if err := s.Host.DeleteImage(ctx, image.ImageID); err != nil {
+			return fmt.Errorf("delete image %s: %w", image.ImageID, err)
+		}
+		if err := s.Store.DeleteImage(ctx, image.ImageID); err != nil {
+			return fmt.Errorf("delete image %s: %w", image.ImageID, err)
+		}
+		s.Log.Info("image over the limit deleted, which had been in use", zap.String("job_id", image.JobID), zap.String("image_id", image.ImageID))
+	}
+	return nil
 }
 
 // look finds what belongs to nothing, and what is missing.

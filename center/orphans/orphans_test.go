@@ -351,3 +351,39 @@ func TestStraySessions(t *testing.T) {
 	require.Empty(t, sessions)
 	require.Empty(t, reservations)
 }
+
+// An image that stayed over the limit because it was being read goes when it is read no longer, also when no run follows.
+func TestImagesThatWereInUseArePruned(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	id := f.job(1)
+	var images []string
+	for run := range 2 {
+		trigger := smc.TriggerStart
+		if run > 0 {
+			trigger = smc.TriggerRun
+		}
+		key := store.NewID("key")
+		start, err := f.Store.StartRun(ctx, id, key, trigger, smc.RunManual, store.CutOverNone)
+		require.NoError(t, err)
+		image := "m-" + key[4:]
+		require.NoError(t, f.Store.BeginSync(ctx, id, key+"sync", start.Run, "http://here", 1<<20))
+		require.NoError(t, f.Store.EndSync(ctx, id, key+"process", start.Run))
+		require.NoError(t, f.Store.EndProcessing(ctx, id, key+"clean", start.Run, image, []store.ImageDisk{{SizeBytes: 1 << 20}}))
+		f.image(image, id, start.Run, true)
+		images = append(images, image)
+		_, held, err := f.Store.CondemnImages(ctx, id, 1, func(string) bool { return true })
+		require.NoError(t, err)
+		require.Equal(t, run, held)
+		_, err = f.Store.EndRun(ctx, id, key+"end", start.Run, false)
+		require.NoError(t, err)
+	}
+	f.sweep(time.Hour)
+	f.requireImages(images...)
+	require.NoError(t, f.Store.FinishCutOver(ctx, id, "finish"))
+	f.sweep(0)
+	f.requireImages(images[1])
+	_, total, err := f.Store.Images(ctx, account, store.ImageFilter{JobID: id}, store.Page{Number: 1, Size: 10})
+	require.NoError(t, err)
+	require.Equal(t, 1, total)
+}

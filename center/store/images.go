@@ -75,8 +75,8 @@ func (s *Store) HoldImage(ctx context.Context, accountID, imageID string, until 
 // CondemnImages makes the images of a job that are over its limit Deleting, and returns all that are, those of an earlier
 // attempt too: their files are to be removed, and then DeleteImage called. Over the limit are the earliest that are not in
 // use, until no more than keep are left (CONTRACT: MaxNumberOfImageToKeep). In use is an image that somebody holds a ticket
-// for, or that busy says is being read; held is how many are kept over the limit because of that. The newest image is never
-// condemned.
+// for, or that busy says is being read; held is how many are kept over the limit because of that: a later run condemns them, or
+// CondemnHeld. The newest image is never condemned.
 func (s *Store) CondemnImages(ctx context.Context, jobID string, keep int, busy func(imageID string) bool) (condemned []*Image, held int, err error) {
 	err = s.write(ctx, func(tx *transaction) error {
 		condemned, held = nil, 0
@@ -97,23 +97,72 @@ func (s *Store) CondemnImages(ctx context.Context, jobID string, keep int, busy 
 			kept = append(kept, image)
 		}
 		held = max(0, len(kept)-keep)
+		var used []*Image
 		for _, image := range kept[:max(0, len(kept)-1)] {
 			if held == 0 {
-				return nil
+				break
 			}
 			if image.InUseUntil.After(s.now()) || busy(image.ImageID) {
+				used = append(used, image)
 				continue
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE images SET status = ? WHERE image_id = ?`, string(smc.ImageDeleting), image.ImageID); err != nil {
+			if err := condemn(ctx, tx, image); err != nil {
 				return err
 			}
-			image.Status = smc.ImageDeleting
 			condemned = append(condemned, image)
 			held--
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE images SET over_limit = 0 WHERE job_id = ? AND over_limit <> 0`, jobID); err != nil {
+			return err
+		}
+		for _, image := range used[:min(held, len(used))] {
+			if _, err := tx.ExecContext(ctx, `UPDATE images SET over_limit = 1 WHERE image_id = ?`, image.ImageID); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
 	return condemned, held, err
+}
+
+func condemn(ctx context.Context, tx *transaction, image *Image) error {
+	image.Status = smc.ImageDeleting
+	_, err := tx.ExecContext(ctx, `UPDATE images SET status = ?, over_limit = 0 WHERE image_id = ?`, string(image.Status), image.ImageID)
+	return err
+}
+
+// CondemnHeld makes those images on a transition host Deleting that were over their job's limit after its last run and stayed
+// because they were in use, which they are no longer, and returns them. Before the last run it is for the runs to do.
+func (s *Store) CondemnHeld(ctx context.Context, hostID string, busy func(imageID string) bool) (condemned []*Image, err error) {
+	const held = ` WHERE host_id = ? AND over_limit <> 0 AND status <> ? AND in_use_until <= ? AND job_id IN (SELECT job_id FROM replication_jobs WHERE status IN (?, ?))`
+	find := func(from reader) ([]*Image, error) {
+		rows, err := from.QueryContext(ctx, selectImage+held, hostID, string(smc.ImageDeleting), millis(s.now()), string(smc.StatusFinished), string(smc.StatusExpired))
+		if err != nil {
+			return nil, err
+		}
+		return collect(rows, scanImage)
+	}
+	if images, err := find(s.db); err != nil || len(images) == 0 {
+		return nil, err
+	}
+	err = s.write(ctx, func(tx *transaction) error {
+		condemned = nil
+		images, err := find(tx) // somebody may have begun to use one
+		if err != nil {
+			return err
+		}
+		for _, image := range images {
+			if busy(image.ImageID) {
+				continue
+			}
+			if err := condemn(ctx, tx, image); err != nil {
+				return err
+			}
+			condemned = append(condemned, image)
+		}
+		return nil
+	})
+	return condemned, err
 }
 
 // RecordVerification records the outcome of an image's verification; info says what is wrong with it. One that is gone

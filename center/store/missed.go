@@ -13,6 +13,7 @@ import (
 // a start that is due waits for. It is kept until the next run ends (CONTRACT: Grid).
 type Missed struct {
 	Running int `json:",omitempty"` // a run was still going on
+	Queued  int `json:",omitempty"` // the job waited for a running slot
 	Offline int `json:",omitempty"` // the source was Unavailable
 	NoHost  int `json:",omitempty"` // no transition host lived
 	Down    int `json:",omitempty"` // nobody looked: the center, its workers or its database were down
@@ -74,6 +75,23 @@ func (j *Job) reckon(now time.Time) {
 	}
 }
 
+// endOfQueue counts the points that passed while the job was queued. The run that is admitted is that of the newest.
+func (j *Job) endOfQueue(now time.Time) {
+	if j.Status != smc.StatusWaiting {
+		return
+	}
+	n, last := j.Schedule().points(j.GridThrough, now)
+	if n == 0 {
+		return
+	}
+	missed := last
+	if !j.Queue.Due.IsZero() { // the point it was queued for is missed in place of the newest
+		missed = last.Add(-j.Schedule().Frequency)
+	}
+	j.Missed.add(&j.Missed.Queued, n, missed)
+	j.GridThrough = later(j.GridThrough, last)
+}
+
 // endOfRun counts the points that a run went on over.
 func (j *Job) endOfRun(now time.Time) {
 	j.Missed = Missed{}
@@ -126,7 +144,7 @@ func (m Missed) waiting() string {
 	case smc.CodeSourceServerStateInvalid:
 		return due + "the source server is Unavailable; the run starts by itself when the agent is back"
 	case smc.CodeTransitionHostUnavailable:
-		return due + "no transition host has reported lately; the run starts by itself when a worker with the role transition is back"
+		return due + "no transition host that could do it has reported lately; the run starts by itself when its worker with the role transition is back"
 	}
 	return due + m.WaitsFor
 }
@@ -140,6 +158,7 @@ func (m Missed) missed() string {
 		text string
 	}{
 		{m.Running, "while a run was still going on"},
+		{m.Queued, "while the job waited for a running slot"},
 		{m.Offline, "while the source server was Unavailable"},
 		{m.NoHost, "while no transition host was there"},
 		{m.Down, "while the center was down"},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type Queue struct {
 	CutOver CutOver     `json:",omitempty"` // intent to record, if any
 	Since   time.Time
 	Due     time.Time `json:",omitzero"` // when the start was due; zero: it was asked for
+
+	// Unanswered is how often the job's entity was told that its turn has come and did not answer.
+	Unanswered int `json:"-"`
 
 	// Info says which place the job has, as of the moment it was read. It follows from other jobs too, so that only JobPage
 	// and Job fill it.
@@ -106,20 +110,24 @@ func slots(ctx context.Context, q reader, accountID string) (running, quota int,
 }
 
 // ready are the queued jobs that could run at once. One whose source is away, or for which there is no transition host,
-// keeps its place and is passed over. Its argument is the time since when a host must have reported.
+// keeps its place and is passed over; a job that has begun needs the host that holds its staging. Its argument is the time since
+// when a host must have reported.
 const ready = ` FROM replication_jobs j JOIN source_servers s ON s.source_id = j.source_id
-	WHERE j.queue_number > 0 AND s.state IN ('Available', 'InUse') AND (j.host_id <> '' OR EXISTS (SELECT 1 FROM hosts WHERE heartbeat_at >= ?))`
+	WHERE j.queue_number > 0 AND s.state IN ('Available', 'InUse') AND EXISTS (SELECT 1 FROM hosts h WHERE h.heartbeat_at >= ? AND (j.host_id = '' OR j.host_id = h.host_id))`
+
+// mostUnanswered is how often the entity of a queued job may leave unanswered that its turn has come before those behind it go first.
+const mostUnanswered = 3
 
 // slotFree reports whether an account has a running slot for whoever stands at a number of its queue: those before, if they
-// can run, go first.
+// can run and answer, go first.
 func (s *Store) slotFree(ctx context.Context, tx *transaction, accountID string, number int64) (bool, error) {
 	running, quota, err := slots(ctx, tx, accountID)
 	if err != nil || running >= quota {
 		return false, err
 	}
 	var before int
-	err = tx.QueryRowContext(ctx, `SELECT COUNT(*)`+ready+` AND j.account_id = ? AND j.queue_number < ?`,
-		millis(s.now().Add(-hostAlive)), accountID, number).Scan(&before)
+	err = tx.QueryRowContext(ctx, `SELECT COUNT(*)`+ready+` AND j.account_id = ? AND j.queue_number < ? AND j.queue_unanswered < ?`,
+		millis(s.now().Add(-hostAlive)), accountID, number, mostUnanswered).Scan(&before)
 	return running+before < quota, err
 }
 
@@ -128,8 +136,16 @@ const lastNumber = math.MaxInt64
 
 // enqueueRun puts a job at the end of its account's queue. Its status stays.
 func (s *Store) enqueueRun(ctx context.Context, tx *transaction, job *Job, asked Queue) error {
+	now := s.now().UTC().Truncate(time.Millisecond) // as the row has it
+	asOf := later(now, asked.Due)
+	// The points up to now are dealt with: the run that is queued is that of the newest, and waits for nothing else.
+	job.reckon(asOf)
+	job.Missed.DueAt, job.Missed.WaitsFor = time.Time{}, ""
+	if !job.StartedAt.IsZero() {
+		job.GridThrough = later(job.GridThrough, asOf)
+	}
 	job.Queue = asked
-	job.Queue.Ticket, job.Queue.Since = job.Sequence+1, s.now().UTC() // the transition that is being written
+	job.Queue.Ticket, job.Queue.Since = job.Sequence+1, now // the transition that is being written
 	// Two that ask at once read the same number; the index lets one of them have it, the other reads again.
 	return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(queue_number), 0) + 1 FROM replication_jobs WHERE account_id = ? AND queue_number > 0`,
 		job.AccountID).Scan(&job.Queue.Number)
@@ -165,7 +181,32 @@ func (s *Store) Admit(ctx context.Context, jobID string, ticket int64) (*RunStar
 	if err != nil {
 		return nil, err
 	}
+	if job.Queue.Unanswered > 0 { // it has answered
+		if err := s.setUnanswered(ctx, jobID, ticket, func(int) int { return 0 }); err != nil {
+			return nil, err
+		}
+	}
 	return job.runStart(), nil
+}
+
+// NoteUnanswered records that the entity of a queued job was told of its turn and did not answer. After some times the job is
+// passed over: those behind it go first, and it is told again when they leave a slot free.
+func (s *Store) NoteUnanswered(ctx context.Context, jobID string, ticket int64) error {
+	return s.setUnanswered(ctx, jobID, ticket, func(n int) int { return min(n+1, mostUnanswered) })
+}
+
+func (s *Store) setUnanswered(ctx context.Context, jobID string, ticket int64, next func(int) int) error {
+	return s.write(ctx, func(tx *transaction) error {
+		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil || !job.Queued() || job.Queue.Ticket != ticket || job.Queue.Unanswered == next(job.Queue.Unanswered) {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET queue_unanswered = ? WHERE job_id = ?`, next(job.Queue.Unanswered), jobID)
+		return err
+	})
 }
 
 // Admission is a queued job whose turn has come.
@@ -194,8 +235,9 @@ func (s *Store) Admissible(ctx context.Context) ([]Admission, error) {
 		if running >= quota {
 			continue
 		}
-		rows, err := s.db.QueryContext(ctx, `SELECT j.job_id, j.queue`+ready+` AND j.account_id = ? ORDER BY j.queue_number LIMIT ?`,
-			millis(s.now().Add(-hostAlive)), accountID, quota-running)
+		rows, err := s.db.QueryContext(ctx, `SELECT j.job_id, j.queue`+ready+` AND j.account_id = ?
+			ORDER BY CASE WHEN j.queue_unanswered < ? THEN 0 ELSE 1 END, j.queue_number LIMIT ?`,
+			millis(s.now().Add(-hostAlive)), accountID, mostUnanswered, quota-running)
 		if err != nil {
 			return nil, err
 		}
@@ -221,9 +263,10 @@ func (s *Store) Admissible(ctx context.Context) ([]Admission, error) {
 // withdraw takes back the queued start of a job, whose status stays. A ScheduledStartTime that has passed is withdrawn
 // with it: else it would start the job again at once.
 func (s *Store) withdraw(ctx context.Context, tx *transaction, job *Job) error {
+	now := later(s.now().UTC(), job.Queue.Due) // the clock by which it was due may be ahead of this one
 	job.Queue = Queue{}
-	job.GridThrough = later(job.GridThrough, s.now().UTC()) // the point that was due is given up: the next one counts
-	if job.ScheduledStartAt.IsZero() || job.ScheduledStartAt.After(s.now()) {
+	job.GridThrough = later(job.GridThrough, now) // the point that was due is given up: the next one counts
+	if job.ScheduledStartAt.IsZero() || job.ScheduledStartAt.After(now) {
 		return nil
 	}
 	job.ScheduledStartAt, job.Spec.ScheduledStartTime = time.Time{}, nil
@@ -251,8 +294,8 @@ func (s *Store) fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 	if err != nil {
 		return err
 	}
-	var hosts int
-	if err := q.QueryRowContext(ctx, `SELECT COUNT(*) FROM hosts WHERE heartbeat_at >= ?`, millis(s.now().Add(-hostAlive))).Scan(&hosts); err != nil {
+	alive, err := s.hostsAlive(ctx, q)
+	if err != nil {
 		return err
 	}
 	rows, err := q.QueryContext(ctx, `SELECT j.job_id, j.source_id, COALESCE(s.state, '') FROM replication_jobs j
@@ -277,8 +320,12 @@ func (s *Store) fillQueue(ctx context.Context, q reader, jobs ...*Job) error {
 		switch {
 		case e.state != smc.SourceAvailable && e.state != smc.SourceInUse:
 			job.Queue.Info += fmt.Sprintf("; it is passed over until its source server %s is back: start its agent", e.sourceID)
-		case hosts == 0 && job.HostID == "":
+		case job.HostID == "" && len(alive) == 0:
 			job.Queue.Info += "; it is passed over until a transition host is back: start a worker with the role transition"
+		case job.HostID != "" && !slices.Contains(alive, job.HostID):
+			job.Queue.Info += fmt.Sprintf("; it is passed over until transition host %s, which holds its staging, is back: start its worker, with the same --data", job.HostID)
+		case job.Queue.Unanswered >= mostUnanswered:
+			job.Queue.Info += "; its workflow has not answered that its turn has come, and those behind it go first until it does: drover doctor tells what is wrong with it"
 		}
 	}
 	return nil

@@ -327,10 +327,47 @@ func TestQueuedJobIsPassedOver(t *testing.T) {
 	require.NotZero(t, f.start(blocker, "again", smc.TriggerStart).Queued, "who comes while others wait stands behind them")
 
 	f.clock.advance(time.Hour)
-	require.Equal(t, []string{blocker}, f.admissible(), "there is no transition host for those that have none yet")
+	require.Empty(t, f.admissible(), "there is no transition host")
 	require.Contains(t, f.job(ids[0]).Info(), "passed over until a transition host is back")
+	require.Contains(t, f.job(blocker).Info(), "passed over until transition host "+hostID+", which holds its staging, is back")
+	require.NoError(t, f.HostHeartbeat(f.ctx, "i-other", hostURL))
+	require.Equal(t, ids[:1], f.admissible(), "any will do for a job that has not begun")
+	f.clock.advance(time.Hour)
 	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
 	require.Equal(t, ids[:1], f.admissible())
+}
+
+// An entity that does not answer must not keep the slot from all the others of its account for ever.
+func TestQueuedJobThatDoesNotAnswer(t *testing.T) {
+	f, blocker := full(t)
+	ids := f.jobs(3)
+	for _, id := range ids {
+		f.start(id, "start", smc.TriggerStart)
+	}
+	require.NoError(t, f.Stop(f.ctx, blocker, "stop"))
+	ticket := f.job(ids[0]).Queue.Ticket
+	require.NoError(t, f.NoteUnanswered(f.ctx, ids[0], ticket+1), "of another entry")
+	for range mostUnanswered {
+		require.Equal(t, ids[:1], f.admissible())
+		require.NotZero(t, f.admit(ids[1]).Queued, "the first may answer yet")
+		require.NoError(t, f.NoteUnanswered(f.ctx, ids[0], ticket))
+	}
+	require.Equal(t, ids[1:2], f.admissible())
+	require.Equal(t, "1/3", f.place(ids[0]), "it keeps its place")
+	require.Contains(t, f.job(ids[0]).Info(), "its workflow has not answered")
+	require.Zero(t, f.admit(ids[1]).Queued)
+	require.NotZero(t, f.admit(ids[0]).Queued, "it answers, and the slot is taken")
+	require.NotContains(t, f.job(ids[0]).Info(), "answered")
+	require.NoError(t, f.BeginSync(f.ctx, ids[1], "sync", 1, hostURL, 1))
+	require.NoError(t, f.Stop(f.ctx, ids[1], "stop"))
+	require.Equal(t, ids[:1], f.admissible(), "it comes first again")
+
+	for range mostUnanswered {
+		require.NoError(t, f.NoteUnanswered(f.ctx, ids[0], ticket))
+	}
+	require.NoError(t, f.SetRunningQuota(f.ctx, 3))
+	require.Equal(t, []string{ids[2], ids[0]}, f.admissible(), "it is told again when those behind it leave a slot")
+	require.Zero(t, f.admit(ids[0]).Queued)
 }
 
 func TestQueuedJobResumes(t *testing.T) {

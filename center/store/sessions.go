@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drover/drover/center/agentapi"
@@ -119,4 +120,23 @@ func (s *Store) pickHost(ctx context.Context, tx *transaction) (string, error) {
 		return "", smc.Errorf(smc.CodeTransitionHostUnavailable, "no transition host has reported in the last %s: start a worker with the role transition", hostAlive)
 	}
 	return hostID, err
+}
+
+// requireHost refuses a run on a transition host that does not report: it holds the job's staging, and no other can do the work.
+func (s *Store) requireHost(ctx context.Context, tx *transaction, hostID string) error {
+	alive, err := s.hostsAlive(ctx, tx)
+	if err == nil && !slices.Contains(alive, hostID) {
+		err = smc.Errorf(smc.CodeTransitionHostUnavailable, "transition host %s, which holds the staging of the job, has not reported in the last %s: start its worker, with the same --data",
+			hostID, hostAlive)
+	}
+	return err
+}
+
+// hostsAlive returns the transition hosts that have reported lately.
+func (s *Store) hostsAlive(ctx context.Context, q reader) ([]string, error) {
+	rows, err := q.QueryContext(ctx, `SELECT host_id FROM hosts WHERE heartbeat_at >= ?`, millis(s.now().Add(-hostAlive)))
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanText)
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -260,11 +261,80 @@ func TestDueStartWithoutAHost(t *testing.T) {
 	require.Equal(t, at(1), f.due(id))
 	f.clock.advance(2 * time.Hour)
 	require.Equal(t, smc.CodeTransitionHostUnavailable, smc.CodeOf(f.dueRun(id, at(1))))
-	require.Equal(t, "the run due at 2026-05-01T13:00:00Z waits: no transition host has reported lately; the run starts by itself when a worker with the role transition is back",
+	require.Equal(t, "the run due at 2026-05-01T13:00:00Z waits: no transition host that could do it has reported lately; the run starts by itself when its worker with the role transition is back",
 		f.job(id).Info())
 	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
 	require.NoError(t, f.dueRun(id, at(1)))
 	require.Empty(t, f.job(id).Info())
+}
+
+// A run of the grid needs the host that holds the staging of the job: it waits for it, as it does for the source.
+func TestDueStartWithoutItsHost(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(incremental(f.source("web").SourceID, 1))
+	f.run(id, smc.TriggerStart)
+	f.clock.advance(24*time.Hour + time.Minute)
+	require.NoError(t, f.HostHeartbeat(f.ctx, "i-other", hostURL))
+	require.Equal(t, smc.CodeTransitionHostUnavailable, smc.CodeOf(f.dueRun(id, f.due(id))))
+	require.Equal(t, smc.StatusWaiting, f.job(id).Status)
+	require.Contains(t, f.job(id).Info(), "waits: no transition host that could do it has reported lately")
+	_, err := f.StartRun(f.ctx, id, "by hand", smc.TriggerRun, smc.RunManual, CutOverNone)
+	require.ErrorContains(t, err, "transition host "+hostID+", which holds the staging of the job, has not reported")
+	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+	require.NoError(t, f.dueRun(id, f.due(id)))
+	require.Equal(t, smc.StatusRunning, f.job(id).Status)
+	require.Empty(t, f.job(id).Info())
+}
+
+// Points that pass while a job waits for a running slot are missed for that, and not because the center was down.
+func TestPointsThatPassInTheQueue(t *testing.T) {
+	for _, byHand := range []bool{false, true} {
+		t.Run(fmt.Sprint("by hand ", byHand), func(t *testing.T) {
+			f := newFixture(t)
+			id := f.create(incremental(f.source("web").SourceID, 1))
+			f.run(id, smc.TriggerStart)
+			require.NoError(t, f.SetRunningQuota(f.ctx, 1))
+			blocker := f.create(spec(f.source("blocker").SourceID))
+			f.start(blocker, "start", smc.TriggerStart)
+			require.NoError(t, f.BeginSync(f.ctx, blocker, "sync", 1, hostURL, 1))
+			missed, last := 2, at(48)
+			f.clock.advance(23 * time.Hour)
+			if byHand {
+				f.start(id, "by hand", smc.TriggerRun)
+				missed, last = 3, at(72)
+			} else {
+				f.clock.advance(time.Hour + time.Minute)
+				require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+				require.NoError(t, f.dueRun(id, f.due(id)))
+			}
+			require.True(t, f.job(id).Queued())
+			f.clock.advance(50 * time.Hour)
+			require.NotContains(t, f.job(id).Info(), "center was down")
+			require.NoError(t, f.Stop(f.ctx, blocker, "stop"))
+			require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+			require.Zero(t, f.admit(id).Queued)
+			require.Equal(t, fmt.Sprintf("missed %d of the points for a run (%d while the job waited for a running slot), the last at %s; the next point is at %s",
+				missed, missed, last.Format(time.RFC3339), at(96).Format(time.RFC3339)), f.job(id).Info())
+			f.finish(id, "admitted", 2)
+			require.Equal(t, at(96), f.due(id))
+		})
+	}
+}
+
+// A start by itself is withdrawn on a machine whose clock is behind that of the machine which found it due: it is not due again.
+func TestQueuedStartIsWithdrawnByAClockThatIsBehind(t *testing.T) {
+	f, _ := full(t)
+	scheduled := spec(f.source("web").SourceID)
+	start := smc.FormatTime(at(1))
+	scheduled.ScheduledStartTime = &start
+	id := f.create(scheduled)
+	f.clock.advance(time.Hour - 5*time.Second)
+	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+	require.NoError(t, f.dueRun(id, at(1)))
+	require.True(t, f.job(id).Queued())
+	require.NoError(t, f.Stop(f.ctx, id, "stop"))
+	_, due := f.job(id).Schedule().Due(smc.StatusReady)
+	require.False(t, due)
 }
 
 func TestModifiedFrequency(t *testing.T) {
@@ -450,6 +520,63 @@ func TestImagesInUseAreKept(t *testing.T) {
 	require.Equal(t, 1, held)
 	runs, _ = condemned(1)
 	require.Equal(t, []int{3}, runs)
+}
+
+// After the last run there is no later one to delete the images over the limit that were in use: they are condemned when they are
+// in use no longer.
+func TestHeldImagesAfterTheLastRun(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(incremental(f.source("web").SourceID, 1))
+	for _, trigger := range []smc.Trigger{smc.TriggerStart, smc.TriggerRun, smc.TriggerRun} {
+		f.run(id, trigger)
+	}
+	_, err := f.HoldImage(f.ctx, account, imageName(id, 1), f.clock.read().Add(time.Hour))
+	require.NoError(t, err)
+	reading := true
+	busy := func(imageID string) bool { return reading && imageID == imageName(id, 2) }
+	_, held, err := f.CondemnImages(f.ctx, id, 1, busy)
+	require.NoError(t, err)
+	require.Equal(t, 2, held)
+	condemned := func() (runs []int) {
+		for _, host := range []string{hostID, "i-other"} {
+			images, err := f.CondemnHeld(f.ctx, host, busy)
+			require.NoError(t, err)
+			for _, image := range images {
+				require.Equal(t, hostID, host)
+				require.Equal(t, smc.ImageDeleting, image.Status)
+				runs = append(runs, image.Run)
+			}
+		}
+		return runs
+	}
+	reading = false
+	require.Empty(t, condemned(), "a later run may follow, and the limit be raised before it")
+	require.NoError(t, f.FinishCutOver(f.ctx, id, "finish"))
+	require.Equal(t, []int{2}, condemned(), "the first has a ticket")
+	require.Empty(t, condemned())
+	f.clock.advance(time.Hour)
+	require.Equal(t, []int{1}, condemned())
+	_, total, err := f.Images(f.ctx, account, ImageFilter{JobID: id}, Page{1, 10})
+	require.NoError(t, err)
+	require.Equal(t, 3, total, "their files go first")
+}
+
+// A raised limit counts, not the one under which an image was held.
+func TestHeldImagesAreKeptByARaisedLimit(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(incremental(f.source("web").SourceID, 1))
+	f.run(id, smc.TriggerStart)
+	f.run(id, smc.TriggerRun)
+	_, held, err := f.CondemnImages(f.ctx, id, 1, func(string) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 1, held)
+	_, held, err = f.CondemnImages(f.ctx, id, 2, noReader)
+	require.NoError(t, err)
+	require.Zero(t, held)
+	require.NoError(t, f.FinishCutOver(f.ctx, id, "finish"))
+	images, err := f.CondemnHeld(f.ctx, hostID, noReader)
+	require.NoError(t, err)
+	require.Empty(t, images)
 }
 
 func TestNoTicketForAnImageThatGoes(t *testing.T) {

@@ -123,7 +123,7 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
 		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ?, queue_number = ?, queue = ?,
-		grid_phase = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
+		queue_unanswered = 0, grid_phase = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
 		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
 		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue,
 		job.GridPhase.Milliseconds(), millis(job.GridThrough), missed, job.JobID); err != nil {
@@ -238,7 +238,8 @@ func (j *Job) runStart() *RunStart {
 // and Waiting it begins the next run. cutOver, when not CutOverNone, is kept as the job's intent: the run is its last.
 // When its account has no running slot left the job is queued instead, in the status it has; one that is queued already keeps
 // its place. Errors: SourceServerState.Invalid when the source is Unavailable; ReplicationJob.InvalidStatus when another
-// operation moved the job; TransitionHost.Unavailable when there is none alive.
+// operation moved the job; TransitionHost.Unavailable when the host that holds the staging of the job is not alive, or, for a job that
+// holds none, when none is.
 func (s *Store) StartRun(ctx context.Context, jobID, key string, trigger smc.Trigger, runType smc.RunType, cutOver CutOver) (*RunStart, error) {
 	return s.start(ctx, jobID, key, Queue{Trigger: trigger, Type: runType, CutOver: cutOver})
 }
@@ -284,7 +285,11 @@ func (s *Store) start(ctx context.Context, jobID, key string, asked Queue) (*Run
 
 // startRun makes a job Running as it was asked for.
 func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Queue) error {
-	if job.HostID == "" {
+	if job.HostID != "" {
+		if err := s.requireHost(ctx, tx, job.HostID); err != nil {
+			return err
+		}
+	} else {
 		host, err := s.pickHost(ctx, tx)
 		if err != nil {
 			return err
@@ -292,6 +297,9 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 		job.HostID = host
 	}
 	now := s.now().UTC().Truncate(time.Millisecond) // as the row has it
+	if job.Queued() {
+		job.endOfQueue(now)
+	}
 	if err := onGrid(ctx, tx, job, now, later(now, asked.Due)); err != nil {
 		return err
 	}
