@@ -517,8 +517,18 @@ func sameBytes(a, b string) error {
 	}
 }
 
-// checkDoctor wants a clean bill of health.
-func (c *chaos) checkDoctor(context.Context) error {
-	c.checked.doctor = "not there yet"
-	return nil
+// checkDoctor wants a clean bill of health: the doctor sees every part, and finds nothing that needs anybody.
+func (c *chaos) checkDoctor(ctx context.Context) error {
+	return settles(ctx, func() error {
+		r, err := c.stack.Run(ctx, "drover-server", "doctor")
+		if err != nil {
+			return err
+		}
+		if r.Code != 0 {
+			return fmt.Errorf("exit code %d:\n%s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+		c.checked.doctor = lines[len(lines)-1]
+		return nil
+	})
 }

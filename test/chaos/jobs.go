@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/disks"
@@ -487,10 +489,10 @@ func (j *job) breakDown(ctx context.Context, r *run, share float64) error {
 	}
 	j.log.add(j.plan.name, "the end of %s is back", j.disks[0])
 	if d.Status != smc.StatusInError {
-		return nil
+		return j.awaitWhole(ctx) // or the next run finds the disk too small
 	}
 	j.tell("InError")
-	// An agent that was started meanwhile has reported the smaller disk: the job is startable again once it has reported the whole one.
+	// A heartbeat may have reported the smaller disk: the job is startable again once one has reported the whole one.
 	for again := time.Now().Add(patience); ; wait(ctx, 2*time.Second) {
 		if err := j.start(ctx, "Start again"); err != nil {
 			return err
@@ -514,6 +516,26 @@ func (j *job) breakDown(ctx context.Context, r *run, share float64) error {
 		}
 	}
 	return nil
+}
+
+// awaitWhole waits until the center knows the disks of the source as they are.
+func (j *job) awaitWhole(ctx context.Context) error {
+	return settles(ctx, func() error {
+		rows, err := j.rows(ctx, 1, `SELECT server FROM source_servers WHERE source_id = $1`, j.agent.SourceID)
+		if err != nil {
+			return err
+		}
+		var known agentapi.Server
+		if err := json.Unmarshal([]byte(rows[0][0]), &known); err != nil {
+			return err
+		}
+		for i, disk := range known.Disks {
+			if disk.SizeBytes != j.now[i].size {
+				return fmt.Errorf("the center takes disk %d of %s to have %d bytes, it has %d", i, j.source.plan.name, disk.SizeBytes, j.now[i].size)
+			}
+		}
+		return nil
+	})
 }
 
 // checkRun checks what a run made and sent.
