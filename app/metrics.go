@@ -28,7 +28,7 @@ import (
 // How old figures may be that cost something to get: a scrape of every few seconds costs no more than one of every now and then.
 const (
 	figuresFresh  = 5 * time.Second
-	countsFresh   = 30 * time.Second
+	countsFresh   = time.Minute
 	usageFresh    = time.Minute
 	figuresWithin = 5 * time.Second // a scrape waits no longer
 )
@@ -491,4 +491,3 @@ func requireNATS(p *monitor.Process, nc *nats.Conn) (remove func()) {
 		return fmt.Errorf("not connected: it is %s", nc.Status())
 	})
 }
-

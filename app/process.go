@@ -201,18 +201,18 @@ func (s *ProcessSettings) Check() error {
 // address, else at defaultMetrics.
 func (s *ProcessSettings) Serve(parent context.Context, defaultMetrics string, log *zap.Logger, do func(context.Context, Process) error) error {
 	p := Process{ShutdownTimeout: s.ShutdownTimeout}.orDefault()
-	close, err := s.serveMetrics(parent, p, defaultMetrics, log.Named("metrics"))
+	closeMetrics, err := s.serveMetrics(parent, p, defaultMetrics, log.Named("metrics"))
 	if err != nil {
 		return err
 	}
-	defer close() // last: a process that stops says so until it has
+	defer closeMetrics() // last: a process that stops says so until it has
 	ctx, stop := p.UntilSignal(parent, log)
 	defer stop()
 	return do(ctx, p)
 }
 
-// serveMetrics serves until close is called. A default address that is taken is not worth the process: others of its kind run here.
-func (s *ProcessSettings) serveMetrics(ctx context.Context, p Process, address string, log *zap.Logger) (close func(), err error) {
+// serveMetrics serves until closeMetrics is called. A default address that is taken is not worth the process: others of its kind run here.
+func (s *ProcessSettings) serveMetrics(ctx context.Context, p Process, address string, log *zap.Logger) (closeMetrics func(), err error) {
 	given := s.MetricsListen != ""
 	if given {
 		address = s.MetricsListen

@@ -172,8 +172,8 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	defer temporal.Close()
 	defer requireTemporal(metrics, temporal)()
 
-	for _, role := range config.Roles { // until hostQueue knows better
-		defer metrics.Require(workerPart(role), func(context.Context) error { return errNotPolling })()
+	for _, role := range config.Roles { // until hostQueue, which takes its place, knows better
+		metrics.Require(workerPart(role), func(context.Context) error { return errNotPolling })
 	}
 	group, ctx := config.Process.group(ctx)
 	if record != nil {
