@@ -49,7 +49,8 @@ type StartDueRunInput struct {
 func (a *Jobs) StartDueRun(ctx context.Context, in StartDueRunInput) (*store.RunStart, error) {
 	start, err := a.Store.StartDueRun(ctx, in.JobID, in.Key, in.Due)
 	if code := smc.CodeOf(err); code == smc.CodeSourceServerStateInvalid || code == smc.CodeTransitionHostUnavailable {
-		return nil, temporal.NewApplicationError(err.Error(), code)
+		// Benign: it is no failure that is to be logged at every try of every job.
+		return nil, temporal.NewApplicationErrorWithOptions(err.Error(), code, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
 	}
 	return start, applicationError(err)
 }

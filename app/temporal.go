@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
@@ -14,9 +15,15 @@ import (
 
 // temporalOptions are those of every Temporal client of a process. p, which may be nil, gets what the client counts.
 func (c Connections) temporalOptions(p *monitor.Process, log *zap.Logger) (client.Options, error) {
+	machine, err := os.Hostname()
+	if err != nil {
+		machine = "unknown"
+	}
 	options := client.Options{
 		HostPort: c.TemporalAddress, Namespace: c.TemporalNamespace,
-		Logger: newTemporalLogger(log.Named("temporal")),
+		// What it does is in the histories of workflows under this name: of which version it was, too.
+		Identity: fmt.Sprintf("drover %s, process %d on %s", Version(), os.Getpid(), machine),
+		Logger:   newTemporalLogger(log.Named("temporal")),
 	}
 	if p != nil {
 		options.MetricsHandler = p.Temporal()
