@@ -56,15 +56,16 @@ func (s *Store) CreateAccessToken(ctx context.Context, token AccessToken, code s
 // an answer lost on the way leaves no second source. Errors are *smc.Error: InvalidActivationCode (unknown, disabled,
 // expired or used up), SourceServerName.Duplicate, QuotaExceeded.SourceServer.
 func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, name string, server agentapi.Server, quota int) (*Source, error) {
-	source := &Source{
-		SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
-		CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
-	}
 	description, err := json.Marshal(server)
 	if err != nil {
 		return nil, err
 	}
+	var source *Source
 	err = s.writeEvents(ctx, func(tx *transaction) error {
+		source = &Source{
+			SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
+			CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
+		}
 		var tokenID string
 		var maxCount, used, ttl, disabled int
 		var created int64
@@ -82,9 +83,12 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", tokenID, ttl)
 		}
 		registered, err := s.reregister(ctx, tx, source.AccountID, instance, name, agentToken)
-		if err != nil || registered != nil {
-			source = registered
+		if err != nil {
 			return err
+		}
+		if registered != nil {
+			source = registered
+			return nil
 		}
 		if used >= maxCount {
 			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has registered its %d source servers: make a new one with CreateAccessToken", tokenID, maxCount)

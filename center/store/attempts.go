@@ -125,10 +125,11 @@ func (s *Store) ReserveSpace(ctx context.Context, jobID, hostID string, bytes, f
 			hostID, jobID, string(smc.StatusRunning), string(smc.BusinessPreparing), string(smc.BusinessSyncing), string(smc.BusinessProcessing)).Scan(&others); err != nil {
 			return err
 		}
+		reserved := bytes
 		if fits = bytes == 0 || bytes <= free-others; !fits {
-			bytes = 0
+			reserved = 0
 		}
-		return setReservation(ctx, tx, jobID, hostID, bytes)
+		return setReservation(ctx, tx, jobID, hostID, reserved)
 	})
 	return others, fits, err
 }

@@ -83,14 +83,15 @@ func (s *Store) forgetRuns(ctx context.Context, keep int, statement string, more
 		if first == 0 || first > j.run-keep {
 			continue // most jobs, most of the time: nothing is written
 		}
-		err := s.write(ctx, func(tx *transaction) error {
-			n, err := rowsAffected(tx.ExecContext(ctx, statement, append([]any{j.id, j.run - keep}, more...)...))
-			total += n
+		var n int64
+		err := s.write(ctx, func(tx *transaction) (err error) {
+			n, err = rowsAffected(tx.ExecContext(ctx, statement, append([]any{j.id, j.run - keep}, more...)...))
 			return err
 		})
 		if err != nil {
 			return total, err
 		}
+		total += n
 	}
 	return total, nil
 }
@@ -134,14 +135,15 @@ func (s *Store) TrimOutbox(ctx context.Context, before time.Time, heldFrom uint6
 			after = e.id
 		}
 		if len(ids) > 0 {
-			err := s.write(ctx, func(tx *transaction) error {
-				n, err := rowsAffected(tx.ExecContext(ctx, `DELETE FROM outbox WHERE published = 1 AND id IN (?`+strings.Repeat(", ?", len(ids)-1)+`)`, ids...))
-				total += n
+			var n int64
+			err := s.write(ctx, func(tx *transaction) (err error) {
+				n, err = rowsAffected(tx.ExecContext(ctx, `DELETE FROM outbox WHERE published = 1 AND id IN (?`+strings.Repeat(", ?", len(ids)-1)+`)`, ids...))
 				return err
 			})
 			if err != nil {
 				return total, err
 			}
+			total += n
 		}
 		if young || len(read) < deleteBatch {
 			return total, nil

@@ -16,6 +16,8 @@ type writing struct {
 	statements *statements // as those of database
 	// turn admits as many transactions at a time as help.
 	turn chan struct{}
+	// rehearse has every write run once before, and undone: it may run several times, and has to stand that. Tests set it.
+	rehearse bool
 	// share has writes that wait for a turn use one transaction, committed once: a commit waits for the disk.
 	share bool
 
@@ -40,10 +42,15 @@ const mostShared = 64
 // another one succeeded, so many creators at once get through in as many tries.
 const conflictRetries = 100
 
+var errRehearsed = errors.New("rehearsed")
+
 // write runs fn in a write transaction; it may run several times, and in a transaction that others use too: what fails is
 // undone alone.
 func (d *database) write(ctx context.Context, fn func(*transaction) error) error {
 	w := &write{ctx: ctx, fn: fn, done: make(chan struct{})}
+	if d.writing.rehearse {
+		_ = d.try(ctx, func(tx *transaction) error { return errors.Join(w.call(tx), errRehearsed) })
+	}
 	d.carryOut(w)
 	if w.panicked != nil {
 		panic(w.panicked)
