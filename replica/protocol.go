@@ -297,6 +297,13 @@ func (s *Session) serveFrames(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return newError(CodeBusy, "job %s has %d windows in flight already; try again", s.spec.JobID, maxStreams)
 	}
+	if r.Header.Get("Expect") != "" {
+		// Who sends a window again asks first: one that could not be committed now need not be sent. Else it would be sent again and again
+		// while the epochs cannot be asked.
+		if err := s.admits(r.Context(), epoch); err != nil {
+			return err
+		}
+	}
 	// A stale sender is told before it has sent its window.
 	s.fence.RLock()
 	stale, open := s.epoch != 0 && epoch != s.epoch, !s.closed

@@ -32,6 +32,8 @@ type memoryEpochs struct {
 	mu     sync.Mutex
 	epochs map[string]int64
 	closed map[string]bool
+	away   bool
+	asked  int
 }
 
 func newEpochs() *memoryEpochs {
@@ -51,10 +53,22 @@ func (m *memoryEpochs) RaiseEpoch(_ context.Context, job string, _ int) (int64, 
 func (m *memoryEpochs) CheckEpoch(_ context.Context, job string, epoch int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.away {
+		m.asked++
+		return errors.New("the database is away")
+	}
 	if m.epochs[job] != epoch {
 		return fmt.Errorf("job %s: %w", job, ErrFenced)
 	}
 	return nil
+}
+
+// cut has checks fail, or no more; asked is how many have failed by then.
+func (m *memoryEpochs) cut(away bool) (asked int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = away
+	return m.asked
 }
 
 // stop does what stopping a job does: it raises the epoch in the store.
@@ -576,6 +590,24 @@ func TestCrashDuringOverwrite(t *testing.T) {
 	s.kill()
 	s.start()
 	s.run("j-1", 2, DefaultParams(), disk)
+	s.requireStaged("j-1", disk)
+}
+
+// While epochs cannot be checked nothing is committed, and what was refused once is not sent again until it can be.
+func TestEpochsAreAwayForAWhile(t *testing.T) {
+	s := newSite(t)
+	disk := makeDisk(t, 24<<20, 12)
+	session := s.open("j-1", 1, DefaultParams(), disk)
+	s.epochs.cut(true)
+	done := make(chan error, 1)
+	go func() { done <- s.sync(t.Context(), "j-1", disk) }()
+	require.Eventually(t, func() bool { return s.epochs.cut(true) >= 6*defaultStreams }, 30*time.Second, 10*time.Millisecond, "each stream has tried again and again")
+	require.Zero(t, session.Progress().BytesWritten)
+	s.epochs.cut(false)
+	require.NoError(t, <-done)
+	result, err := session.Wait(t.Context(), time.Second, nil)
+	require.NoError(t, err)
+	require.LessOrEqual(t, result.Progress.BytesSentRaw, nonZeroBytes(t, disk.Path)+defaultStreams*WindowSize, "one window per stream")
 	s.requireStaged("j-1", disk)
 }
 

@@ -282,6 +282,13 @@ func (s *Session) check(ctx context.Context, epoch int64) error {
 	return nil
 }
 
+// admits says whether a commit of epoch would be let through now.
+func (s *Session) admits(ctx context.Context, epoch int64) error {
+	s.fence.RLock()
+	defer s.fence.RUnlock()
+	return s.check(ctx, epoch)
+}
+
 // commit makes verified frames durable if the epoch is current.
 func (s *Session) commit(ctx context.Context, d *stagedDisk, epoch int64, frames []frame) error {
 	s.fence.RLock()
