@@ -202,7 +202,9 @@ func runStack(ctx context.Context, cfg stackConfig, drover droverFunc, stdout io
 		defer func() { err = errors.Join(err, within(cfg.share(stopNATSShare), cfg.part("nats server", nats.Stop))) }()
 	}
 	if temporal != nil {
-		defer func() { err = errors.Join(err, within(cfg.share(stopTemporalShare), cfg.part("temporal server", temporal.Stop))) }()
+		defer func() {
+			err = errors.Join(err, within(cfg.share(stopTemporalShare), cfg.part("temporal server", temporal.Stop)))
+		}()
 	}
 	if startErr != nil {
 		return startErr
