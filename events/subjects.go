@@ -84,6 +84,16 @@ func SourceFilter(account, region, sourceID string) string {
 	return smcPrefix + "." + tokenOrAny(account) + "." + tokenOrAny(region) + ".source." + tokenOrAny(sourceID)
 }
 
+// MigrationFilter matches the subjects of migrations. An empty argument matches all.
+func MigrationFilter(account, fleet, sourceID string) string {
+	return droverPrefix + "." + tokenOrAny(account) + ".migration." + tokenOrAny(fleet) + "." + tokenOrAny(sourceID)
+}
+
+// FleetFilter matches the subjects of fleets. An empty argument matches all.
+func FleetFilter(account, fleet string) string {
+	return droverPrefix + "." + tokenOrAny(account) + ".fleet." + tokenOrAny(fleet)
+}
+
 // ProgressFilter matches the progress subjects of jobs. An empty argument matches all.
 func ProgressFilter(account, region, jobID string) string {
 	return progressPrefix + "." + tokenOrAny(account) + "." + tokenOrAny(region) + ".job." + tokenOrAny(jobID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -71,6 +72,8 @@ const (
 	StartNew
 	// StartSequence begins at [SubscribeConfig.StartSequence].
 	StartSequence
+	// StartTime begins with the first event that was stored at [SubscribeConfig.StartTime] or later.
+	StartTime
 )
 
 // SubscribeConfig says what to subscribe to. The zero value is an ephemeral subscription to all
@@ -91,6 +94,8 @@ type SubscribeConfig struct {
 	Start Start
 	// StartSequence is the stream sequence to begin with for [StartSequence].
 	StartSequence uint64
+	// StartTime is when to begin for [StartTime].
+	StartTime time.Time
 	// MaxAckPending is how many events of a durable may be on their way at once. The default of 1
 	// keeps the order of each resource whatever happens, also when the subscriber is killed or
 	// several share the durable; an event whose handler fails holds up those behind it. With more,
@@ -103,6 +108,13 @@ type SubscribeConfig struct {
 	// MinRetry and MaxRetry bound the wait before an event whose handler failed comes again; it
 	// doubles with every failure. Default 500 ms and 30 s.
 	MinRetry, MaxRetry time.Duration
+	// MaxDeliver is how many times an event of a durable is handed out before it is given up: it is logged, ended with
+	// [HandlerFailed] in the advisory that NATS publishes of it, told to GivenUp, and the next one of its resource follows. 0 = never:
+	// an event whose handler fails comes again until it is handled, and with MaxAckPending 1 nothing passes it.
+	MaxDeliver int
+	// GivenUp is told of an event that was handed out MaxDeliver times, with the last error: the place for a dead letter. When it
+	// returns an error it is told again, as a handler would be. Optional.
+	GivenUp func(ctx context.Context, ev Event, cause error) error
 	// Heartbeat is how often the server shows that it still serves the subscription; after two that
 	// did not come the subscription is made again. At least 500 ms, default 2 s.
 	Heartbeat time.Duration
@@ -166,7 +178,8 @@ type subscriber struct {
 
 // hold is an event whose handler failed: later ones of its subject wait for it.
 type hold struct {
-	at position
+	at       position
+	failures int
 	// expires is when the event should long have come again. Then it is gone from the stream.
 	expires time.Time
 }
@@ -260,6 +273,11 @@ func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error
 			s.origin = info.State.LastSeq + 1
 		case StartSequence:
 			s.origin = s.cfg.StartSequence
+		case StartTime:
+			if s.origin, err = sequenceAt(ctx, stream, s.cfg.StartTime); err != nil {
+				s.created = time.Time{} // it is asked again
+				return nil, err
+			}
 		}
 	case !s.created.Equal(info.Created):
 		s.log.Warn("the stream was made again, reading it from its beginning", zap.Time("stream_created", info.Created))
@@ -269,6 +287,20 @@ func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error
 		return s.openEphemeral(ctx, stream)
 	}
 	return s.openDurable(ctx, stream)
+}
+
+// sequenceAt is the sequence of the first event that was stored at a time or later; where the next one will be if there is none.
+func sequenceAt(ctx context.Context, stream jetstream.Stream, at time.Time) (uint64, error) {
+	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &at, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1,
+		InactiveThreshold: time.Second,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("find the event at %s: %w", at.Format(time.RFC3339), err)
+	}
+	info := consumer.CachedInfo()
+	_ = stream.DeleteConsumer(ctx, info.Name) // else the server does, in a second
+	return info.Delivered.Stream + 1, nil
 }
 
 // openEphemeral does what the client library's ordered consumer does, but sees when the stream was
@@ -430,18 +462,49 @@ func (s *subscriber) handle(ctx context.Context, msg jetstream.Msg) error {
 		// Shutting down: another subscriber may take it at once.
 		s.settle(log, msg.Nak)
 		return ctx.Err()
+	case s.exhausted(ev.Subject, at, meta) && s.giveUp(ctx, ev, err) == nil:
+		log.Error("event given up", zap.Uint64("handed_out", meta.NumDelivered), zap.Error(err))
+		s.settle(log, func() error { return msg.TermWithReason(HandlerFailed + ": " + err.Error()) })
 	default:
 		delay := s.retryDelay(meta.NumDelivered)
 		if meta.NumDelivered == 1 {
 			log.Warn("event not handled, it comes again", zap.Duration("in", delay), zap.Error(err))
 		}
-		s.held[ev.Subject] = hold{at: at, expires: time.Now().Add(2 * (s.cfg.MaxRetry + s.cfg.AckWait))}
+		s.held[ev.Subject] = hold{at: at, failures: s.failures(ev.Subject, at) + 1, expires: time.Now().Add(2 * (s.cfg.MaxRetry + s.cfg.AckWait))}
 		s.settle(log, func() error { return msg.NakWithDelay(delay) })
 		return nil
 	}
 	s.handled[ev.Subject] = at
 	delete(s.held, ev.Subject)
 	return nil
+}
+
+// HandlerFailed begins the reason with which an event is ended that was handed out [SubscribeConfig.MaxDeliver] times.
+const HandlerFailed = "its handler failed"
+
+// failures is how often the handler of an event failed here.
+func (s *subscriber) failures(subject string, at position) int {
+	if held, ok := s.held[subject]; ok && held.at == at {
+		return held.failures
+	}
+	return 0
+}
+
+// exhausted reports whether an event whose handler failed just now is not to be handed out again. The server's count also knows of
+// subscribers that died of the event, but counts an event too that only waited for another of its resource.
+func (s *subscriber) exhausted(subject string, at position, meta *jetstream.MsgMetadata) bool {
+	tries := s.failures(subject, at) + 1
+	if s.cfg.MaxAckPending == 1 {
+		tries = max(tries, int(min(meta.NumDelivered, math.MaxInt32)))
+	}
+	return s.cfg.MaxDeliver > 0 && tries >= s.cfg.MaxDeliver
+}
+
+func (s *subscriber) giveUp(ctx context.Context, ev Event, cause error) error {
+	if s.cfg.GivenUp == nil {
+		return nil
+	}
+	return s.cfg.GivenUp(ctx, ev, cause)
 }
 
 // call runs the handler and keeps the event from being handed to another while it works.

@@ -283,3 +283,73 @@ func TestEphemeralEndsWithItsHandlersError(t *testing.T) {
 	err = Subscribe(ctx, js, SubscribeConfig{}, collect(nil))
 	require.ErrorIs(t, err, nats.ErrConnectionClosed)
 }
+
+// A subscription begins where a time falls in the stream.
+func TestSubscribeFromATime(t *testing.T) {
+	ctx := testContext(t)
+	_, js := startNATS(t).connect(testLog(t))
+	f := newFeed(t, js)
+	f.publish(1, 1, 2)
+	last, err := f.pub.Last(ctx, jobSubject(1))
+	require.NoError(t, err)
+	f.publish(1, 3)
+	got := make(chan string, 10)
+	for _, at := range []time.Time{last.Time, last.Time.Add(time.Hour)} {
+		ready := make(chan struct{})
+		cfg := SubscribeConfig{Start: StartTime, StartTime: at, Ready: func() { close(ready) }, Filters: []string{JobFilter("", "", "")}}
+		stop := goRun(t, func(ctx context.Context) error { return Subscribe(ctx, js, cfg, collect(got)) })
+		<-ready
+		if at.Equal(last.Time) {
+			expect(t, got, "01/2", "01/3")
+		} else {
+			f.publish(1, 4)
+			expect(t, got, "01/4")
+		}
+		stop()
+	}
+	require.Empty(t, got)
+}
+
+// An event that no try handles does not hold up the others for ever: it is given up, told, and what follows goes on.
+func TestDurableGivesUp(t *testing.T) {
+	for _, pending := range []int{1, 20} {
+		t.Run(fmt.Sprint("MaxAckPending=", pending), func(t *testing.T) {
+			_, js := startNATS(t).connect(testLog(t))
+			newFeed(t, js).publish(1, 1, 2, 3)
+			core, logs := observer.New(zap.ErrorLevel)
+			got := make(chan string, 10)
+			advisory := make(chan string, 1)
+			_, err := js.Conn().Subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>", func(msg *nats.Msg) { advisory <- string(msg.Data) })
+			require.NoError(t, err)
+			tries, deadLetters := 0, 0
+			cfg := SubscribeConfig{
+				Durable: "notifier", MaxAckPending: pending, MaxDeliver: 3, Log: zap.New(core), MinRetry: time.Millisecond, MaxRetry: 5 * time.Millisecond,
+				GivenUp: func(_ context.Context, ev Event, cause error) error {
+					if deadLetters++; deadLetters == 1 {
+						return errors.New("nor is there a place for it yet")
+					}
+					got <- brief(ev) + " given up: " + cause.Error()
+					return nil
+				},
+			}
+			goRun(t, func(ctx context.Context) error {
+				return Subscribe(ctx, js, cfg, func(_ context.Context, ev Event) error {
+					if ev.Sequence == 2 {
+						tries++
+						return fmt.Errorf("poison, try %d", tries)
+					}
+					got <- brief(ev)
+					return nil
+				})
+			})
+			expect(t, got, "01/1", "01/2 given up: poison, try 4", "01/3")
+			require.Equal(t, 1, logs.FilterMessage("event given up").Len())
+			select {
+			case text := <-advisory:
+				require.Contains(t, text, HandlerFailed)
+			case <-time.After(patience):
+				require.FailNow(t, "no advisory")
+			}
+		})
+	}
+}

@@ -99,8 +99,8 @@ func TestEventsTail(t *testing.T) {
 	o = droverWith(t, env, "events", "tail", "--follow=false")
 	require.Equal(t, exitOK, o.code, o.stderr)
 	assert.Equal(t, 5, strings.Count(o.stdout, "\n"), "a header and all events")
-	assert.Regexp(t, `(?m)job +j-0123456789 +2  Running/Syncing +web  run 1$`, o.stdout)
-	assert.Regexp(t, `(?m)source +s-1 +1  InUse +web-1$`, o.stdout)
+	assert.Regexp(t, `(?m)job +j-0123456789 +2  Phase +Running/Syncing +web  run 1$`, o.stdout)
+	assert.Regexp(t, `(?m)source +s-1 +1  Taken +InUse +web-1$`, o.stdout)
 
 	for _, args := range [][]string{{"--job", "web"}, {"--job", "j-0123456789"}, {"--subject", "smc.v1.*.*.job.j-0123456789"}} {
 		o = droverWith(t, env, append([]string{"events", "tail", "--follow=false", "-o", "json"}, args...)...)
@@ -114,6 +114,14 @@ func TestEventsTail(t *testing.T) {
 			assert.Equal(t, "j-0123456789", ev["subject"])
 			assert.Equal(t, float64(i+1), ev["data"].(map[string]any)["Sequence"])
 		}
+	}
+	for _, args := range [][]string{{"--from", "3"}, {"--since", time.Now().Add(time.Hour).Format(time.RFC3339)}, {"--since", "1h"}} {
+		o = droverWith(t, env, append([]string{"events", "tail", "--follow=false", "-o", "json"}, args...)...)
+		require.Equal(t, exitOK, o.code, o.stderr)
+		assert.Equal(t, map[string]int{"3": 2, "1h": 4}[args[1]], strings.Count(o.stdout, "\n"), args)
+	}
+	for _, args := range [][]string{{"--since", "yesterday"}, {"--since", "1h", "--from", "3"}, {"--job", "web", "--fleet", "spring"}} {
+		assert.Equal(t, exitUsage, droverWith(t, env, append([]string{"events", "tail"}, args...)...).code, args)
 	}
 	o = droverWith(t, env, "events", "tail", "--follow=false", "--job", "j-0000000000")
 	assert.Equal(t, exitOK, o.code, o.stderr)
@@ -210,4 +218,54 @@ func TestEventsObserver(t *testing.T) {
 	for _, args := range []string{"observer add x", "observer add --account 1", "tail --consumer x --since now", "tail --consumer x --job y"} {
 		assert.Equal(t, exitUsage, droverWith(t, env, append([]string{"events"}, strings.Fields(args)...)...).code, args)
 	}
+}
+
+func TestEventsTailOfAFleet(t *testing.T) {
+	s := newEventStream(t)
+	nc, err := nats.Connect(s.url)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	publisher := events.NewStreamPublisher(js, events.DroverStream())
+	for _, name := range []string{"spring", "autumn"} {
+		require.NoError(t, events.PublishOnce(t.Context(), publisher, events.FleetChanged{
+			AccountID: "1", Fleet: name, Began: time.Unix(1, 0), Sequence: 1, Status: "Running", Wave: "pilot", Open: 2, Time: time.Unix(1, 0),
+		}))
+		require.NoError(t, events.PublishOnce(t.Context(), publisher, events.MigrationChanged{
+			AccountID: "1", Fleet: name, SourceID: "s-1", Name: "web-1", Began: time.Unix(1, 0), Sequence: 1, Phase: "Failed", Error: "no room", Time: time.Unix(1, 0),
+		}))
+	}
+	o := droverWith(t, map[string]string{"NATS_URL": s.url}, "events", "tail", "--follow=false", "--fleet", "spring")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	assert.Regexp(t, `(?m)fleet +spring +1 +Running +wave pilot  0 done, 0 failed, 2 open$`, o.stdout)
+	assert.Regexp(t, `(?m)migration +spring/s-1 +1 +Failed +web-1  no room$`, o.stdout)
+	assert.NotContains(t, o.stdout, "autumn")
+}
+
+func TestEventsConsumers(t *testing.T) {
+	s := newEventStream(t)
+	s.job(t, "j-0123456789", 1, "Ready", "")
+	env := map[string]string{"NATS_URL": s.url}
+	require.Equal(t, exitOK, droverWith(t, env, "events", "observer", "add", "observer-1", "--account", "1").code)
+	o := droverWith(t, env, "events", "consumers")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	assert.Regexp(t, `(?m)^SMC +observer-1 +1 +0 +0 +- +smc\.v1\.1\.>$`, o.stdout)
+	o = droverWith(t, env, "events", "consumers", "-o", "json")
+	assert.Contains(t, o.stdout, `"Waiting": 1`)
+}
+
+func TestEventsSchema(t *testing.T) {
+	o := droverWith(t, nil, "events", "schema")
+	require.Equal(t, exitOK, o.code, o.stderr)
+	types := strings.Fields(o.stdout)
+	require.Contains(t, types, events.TypeJobStatus)
+	for _, typ := range types {
+		o = droverWith(t, nil, "events", "schema", typ)
+		require.Equal(t, exitOK, o.code, o.stderr)
+		var schema map[string]any
+		require.NoError(t, json.Unmarshal([]byte(o.stdout), &schema))
+		assert.Equal(t, events.SchemaURI(typ), schema["$id"])
+	}
+	assert.Equal(t, exitUsage, droverWith(t, nil, "events", "schema", "smc.nothing.v1").code)
 }

@@ -168,7 +168,7 @@ func TestWrongUsage(t *testing.T) {
 		{"image export x", "DIR is missing"},
 		{"image export x y --format vhd", "must be raw or qcow2"},
 		{"events tail --job a --source b", "exclude each other"},
-		{"events tail --since yesterday", "must be all or now"},
+		{"events tail --since yesterday", "must be all, now, how long ago"},
 		{"events tail", "NATS_URL"},
 		{"token create extra", "unexpected argument"},
 	} {
