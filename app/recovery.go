@@ -211,6 +211,11 @@ func Backup(ctx context.Context, config BackupConfig, stdout, stderr io.Writer, 
 		report.line("record: %d rows in %d tables, as of %s; secrets are sealed with %s, which is not in the backup: keep a copy of %s elsewhere",
 			rows, len(m.Record.Tables), m.TakenAt.Format(time.RFC3339), keyNames(m.Record.KeyIDs), config.SecretKeyFile)
 	}
+	if options.Record != nil {
+		if err := options.Record.NoteBackup(ctx, m.TakenAt); err != nil {
+			log.Warn("the backup is complete; that it was taken is not noted, and drover doctor does not know of it", zap.Error(err))
+		}
+	}
 	report.line("images: %d new, %d of earlier backups", result.Copied, result.Linked)
 	if len(result.Elsewhere) > 0 {
 		var hosts []string

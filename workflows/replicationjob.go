@@ -578,7 +578,7 @@ const releaseAgain = time.Hour
 // endDelete removes the job from the store; the entity ends with it.
 func (e *entity) endDelete(ctx workflow.Context) error {
 	var jobs *activities.Jobs
-	err := workflow.ExecuteActivity(onCenter(ctx), jobs.EndDelete, activities.MoveInput{JobID: e.JobID, Key: "deleted"}).Get(ctx, nil)
+	err := workflow.ExecuteActivity(onCenter(ctx), jobs.EndDelete, activities.MoveInput{JobID: e.JobID, Key: store.KeyDeleted}).Get(ctx, nil)
 	if err != nil {
 		return err
 	}
