@@ -129,8 +129,10 @@ func TestStreamIsTheOutboxWhateverIsKilled(t *testing.T) {
 		for i := range rapid.IntRange(1, 3).Draw(t, "relays") {
 			lives := plans(t, fmt.Sprint("relay ", i))
 			nc, js := srv.connect(zap.NewNop())
-			defer nc.Close()
-			relays.Go(func() { live(ctx, js, o, lives) })
+			relays.Go(func() {
+				defer nc.Close()
+				live(ctx, js, o, lives)
+			})
 		}
 		for i := range rapid.IntRange(1, 6).Draw(t, "turns") {
 			for range rapid.IntRange(0, 10).Draw(t, fmt.Sprint("events ", i)) {

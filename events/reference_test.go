@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -369,10 +370,13 @@ func (d described) document(t *testing.T, doc *strings.Builder, s *jsonschema.Sc
 		}
 		if _, ok := d.open[name]; ok && name == "Change" {
 			values = " See below."
-		} else if all := append(property.Enum, property.Examples...); len(all) > 0 {
+		} else if all := slices.Concat(property.Enum, property.Examples); len(all) > 0 {
 			values = " One of"
 			for i, value := range all {
-				values += map[bool]string{true: ",", false: ""}[i > 0] + fmt.Sprintf(" `%s`", value)
+				if i > 0 {
+					values += ","
+				}
+				values += fmt.Sprint(" `", value, "`")
 			}
 			if property.Enum == nil {
 				values += "; there may be more"

@@ -3,6 +3,7 @@ package acceptance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/events/eventstest"
 	"github.com/drover/drover/test/stack"
 )
 
@@ -80,11 +82,11 @@ func (s *center) follow() *follower {
 
 func (f *follower) take(msg jetstream.Msg) {
 	e := event{natsSubject: msg.Subject(), headers: msg.Headers()}
-	err := json.Unmarshal(msg.Data(), &e)
+	err := errors.Join(json.Unmarshal(msg.Data(), &e), eventstest.Check(msg.Data()))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
-		f.broken = append(f.broken, string(msg.Data()))
+		f.broken = append(f.broken, err.Error())
 		return
 	}
 	f.events = append(f.events, e)
@@ -129,7 +131,7 @@ func (f *follower) requireStory(t *testing.T, jobID string, want []string) {
 		return len(story) >= len(want), story
 	})
 	f.mu.Lock()
-	assert.Empty(t, f.broken, "messages that are no JSON")
+	assert.Empty(t, f.broken, "messages that are no event, or not as their schema says")
 	f.mu.Unlock()
 	var got []string
 	ids := map[string]bool{}

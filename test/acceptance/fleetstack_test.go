@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/events/eventstest"
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/stack"
@@ -165,6 +166,7 @@ func (s *center) fleetEvents() (events []fleetEvent) {
 		require.NoError(t, err)
 		var e fleetEvent
 		require.NoError(t, json.Unmarshal(msg.Data(), &e), "%s", msg.Data())
+		assert.NoError(t, eventstest.Check(msg.Data()))
 		last, again := lastOf[msg.Subject()]
 		if !last.Data.Began.Equal(e.Data.Began) { // a retry is a life of its own
 			assert.True(t, e.Data.Began.After(last.Data.Began), "%s: an earlier life after a later one", e.ID)

@@ -8,7 +8,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -113,27 +112,33 @@ func checkEvents(t testing.TB, databaseURL string) {
 		`SELECT job_id, sequence, name, status, CASE WHEN status = 'Running' THEN business_status ELSE '' END, CASE WHEN queue_number > 0 THEN 1 ELSE 0 END FROM replication_jobs`,
 		`SELECT source_id, sequence, name, state, '', 0 FROM source_servers`,
 	} {
-		rows, err := db.QueryContext(context.Background(), query)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		for rows.Next() {
-			var id string
-			var queued int
-			var now told
-			if err := rows.Scan(&id, &now.Sequence, &now.Name, &now.Status, &now.BusinessStatus, &queued); err != nil {
-				t.Error(err)
-			}
-			now.Queued = queued > 0
-			if was, ok := last[id]; ok && was != now {
-				t.Errorf("%s is %+v, and its last event says %+v", id, now, was)
-			}
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		if err := compare(t, db, query, last); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// compare holds the resources that a query reads against their last events.
+func compare(t testing.TB, db *sql.DB, query string, last map[string]told) error {
+	t.Helper()
+	rows, err := db.QueryContext(context.Background(), query)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		var queued int
+		var now told
+		if err := rows.Scan(&id, &now.Sequence, &now.Name, &now.Status, &now.BusinessStatus, &queued); err != nil {
+			return err
+		}
+		now.Queued = queued > 0
+		if was, ok := last[id]; ok && was != now {
+			t.Errorf("%s is %+v, and its last event says %+v", id, now, was)
+		}
+	}
+	return rows.Err()
 }
 
 // told is what an event tells of how its resource is.
