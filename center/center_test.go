@@ -459,6 +459,45 @@ func TestJobsLife(t *testing.T) {
 	require.ErrorIs(t, replica.VerifyToken(dataPlaneKey, ticket.Token, replica.TokenImage, "m-1", time.Now().Add(imageTicketLife)), replica.ErrRefused)
 }
 
+// A run may be over before the request that began it is sent again because its answer was lost: there is one run.
+func TestRunIsAskedForTwice(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	source, _ := f.agent("web")
+	created, err := f.client.CreateReplicationJob(ctx, &smc.CreateReplicationJobRequest{
+		SourceID: source, RunOnce: pointer(false), Frequency: pointer(24), MaxNumberOfImageToKeep: pointer(2),
+	})
+	require.NoError(t, err)
+	id := created.JobID
+	_, err = f.client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: id})
+	require.NoError(t, err)
+	end := func(run int) {
+		t.Helper()
+		key := func(phase string) string { return fmt.Sprint(phase, run) }
+		require.NoError(t, f.store.BeginSync(ctx, id, key("sync"), run, hostURL, 1000))
+		require.NoError(t, f.store.EndSync(ctx, id, key("process"), run))
+		require.NoError(t, f.store.EndProcessing(ctx, id, key("clean"), run, key("m-"), []store.ImageDisk{{SizeBytes: 5, DeliveredSizeBytes: 8, Root: "ab"}}))
+		_, err := f.store.EndRun(ctx, id, key("end"), run, false)
+		require.NoError(t, err)
+	}
+	end(1)
+	request := &smc.RunReplicationJobRequest{JobID: id, ClientToken: pointer("once")}
+	_, err = f.client.RunReplicationJob(ctx, request)
+	require.NoError(t, err)
+	end(2)
+	_, err = f.client.RunReplicationJob(ctx, request)
+	require.NoError(t, err)
+	job, err := f.store.JobByID(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, smc.StatusWaiting, job.Status)
+	require.Equal(t, 2, job.Run)
+	for n := range 2 { // the client gives each request a token of its own
+		_, err = f.client.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: id})
+		require.NoError(t, err)
+		end(3 + n)
+	}
+}
+
 func TestPagesAndFilters(t *testing.T) {
 	f := newFixture(t)
 	ctx := t.Context()

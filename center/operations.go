@@ -48,7 +48,7 @@ func (e *Endpoint) register() {
 		return &smc.DeleteReplicationJobResult{}, e.update(ctx, c, r.JobID, workflows.UpdateDelete, struct{}{})
 	})
 	serve(e, smc.RunReplicationJob, func(ctx context.Context, c *call, r *smc.RunReplicationJobRequest) (*smc.RunReplicationJobResult, error) {
-		return &smc.RunReplicationJobResult{}, e.update(ctx, c, r.JobID, workflows.UpdateRun, struct{}{})
+		return &smc.RunReplicationJobResult{}, e.run(ctx, c, r)
 	})
 	serve(e, smc.CreateCrossZoneMigrationJob, func(context.Context, *call, *smc.CreateCrossZoneMigrationJobRequest) (*smc.CreateCrossZoneMigrationJobResult, error) {
 		return nil, smc.Errorf(smc.CodeUnsupportedFeature, "") // its validation said so
@@ -64,6 +64,19 @@ func (e *Endpoint) update(ctx context.Context, c *call, jobID, update string, ar
 		return err
 	}
 	return e.Engine.Update(ctx, jobID, update, c.requestID, argument)
+}
+
+// run has a job make a run. A run may be over before the request that began it is sent again, because its answer was lost; what tells that it was
+// carried out is its token.
+func (e *Endpoint) run(ctx context.Context, c *call, r *smc.RunReplicationJobRequest) error {
+	request := c.requestID
+	if token := value(r.ClientToken); token != "" {
+		request = "token/" + token
+	}
+	if _, err := e.job(ctx, c, r.JobID); err != nil {
+		return err
+	}
+	return e.Engine.Update(ctx, r.JobID, workflows.UpdateRun, request, struct{}{})
 }
 
 // job returns a job of the caller's account, or InvalidJobId.NotFound.

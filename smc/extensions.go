@@ -18,6 +18,8 @@ var (
 // RunReplicationJobRequest names the job.
 type RunReplicationJobRequest struct {
 	JobID string `smc:"JobId,required"`
+	// ClientToken makes the request idempotent: however often it is sent, there is one run. The client sets one when there is none.
+	ClientToken *string `smc:"ClientToken,maxlen=64,rule=ascii"`
 }
 
 // RunReplicationJobResult says nothing but that it is done.
