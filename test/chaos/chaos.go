@@ -49,6 +49,7 @@ type chaos struct {
 	hostOf      map[string]string            // HostId by JobId
 	covered     map[pair]int
 	missed      map[boundary][]strike
+	figures     map[runKey]figures
 	samples     int
 	unanswered  int
 	stops       stops

@@ -34,6 +34,7 @@ type checked struct {
 	natsOutages                 int
 	databaseOutages             int
 	sent, needed, twice, bound  int64
+	written                     int64 // by all agents, as the kernel counts
 	mostTwice, mostTwiceAllowed int64 // of one run
 	doctor                      string
 }
@@ -93,19 +94,30 @@ func (c *chaos) awaitRelay(ctx context.Context) error {
 
 // rows reads rows of strings.
 func (c *chaos) rows(ctx context.Context, columns int, query string, args ...any) (all [][]string, err error) {
-	rows, err := c.db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	err = each(rows, func() error {
+	err = c.each(ctx, query, args, func(scan func(...any) error) error {
 		row, into := make([]string, columns), make([]any, columns)
 		for i := range row {
 			into[i] = &row[i]
 		}
 		all = append(all, row)
-		return rows.Scan(into...)
+		return scan(into...)
 	})
 	return all, err
+}
+
+// each reads the rows of a query, past any outage of the database.
+func (c *chaos) each(ctx context.Context, query string, args []any, do func(scan func(...any) error) error) error {
+	rows, err := c.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := do(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // checkEnds compares the status of every job with the one it is to have: as the API tells it, and as the record has it. Nobody made more jobs.
@@ -266,7 +278,31 @@ func (c *chaos) checkBytes(context.Context) error {
 	if limit := strikes * streams * windowSize; c.checked.twice > limit {
 		return fmt.Errorf("%d bytes were sent twice, more than the %d of all strikes", c.checked.twice, limit)
 	}
-	return nil
+	return c.checkWritten()
+}
+
+// checkWritten holds what the center says was sent against what the kernel saw the agents write: nothing was sent that is not counted. A window
+// that an agent was killed over counts whole.
+func (c *chaos) checkWritten() (wrong error) {
+	told := map[string]int64{}
+	for k, f := range c.figures {
+		if all := c.transitions[k.job]; len(all) > 0 {
+			told[all[0].SourceID] += f.wire
+		}
+	}
+	for _, s := range slices.Concat(c.sources, c.fleet.servers) {
+		written, strikes, err := c.processes.writtenBy(s.agent.SourceID)
+		if err != nil {
+			return err
+		}
+		c.checked.written += written
+		const other = 8 * mib // requests, answers and logs; of frames less than 1 % is not what they carry
+		sent := told[s.agent.SourceID]
+		if written > sent+sent/100+other || sent > written+strikes*streams*windowSize {
+			wrong = errors.Join(wrong, fmt.Errorf("%s wrote %d bytes, and the center counts %d with %d strikes at it", s.plan.name, written, sent, strikes))
+		}
+	}
+	return wrong
 }
 
 // imageDir finds the directory of an image on the transition hosts.

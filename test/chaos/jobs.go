@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/drover/drover/center/agentapi"
@@ -338,7 +338,7 @@ func (j *job) run(ctx context.Context, n int) (ended bool, err error) {
 	}
 	j.tell("Preparing", "Syncing")
 	if p.breakAt > 0 {
-		if err := j.breakDown(ctx, r, p.breakAt); err != nil {
+		if err := j.breakDown(ctx, p.breakAt); err != nil {
 			return false, err
 		}
 	}
@@ -404,8 +404,13 @@ func (j *job) begin(ctx context.Context, n int) error {
 			return err
 		}, begun)
 	}
+	tries := 0
 	return j.ask(ctx, "Run", func(ctx context.Context) error {
-		_, err := j.client.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: j.id})
+		token := fmt.Sprintf("run %d/%d", n+1, tries)
+		_, err := j.client.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: j.id, ClientToken: &token})
+		if refusal := smc.AsError(err); err != nil && refusal.HTTPStatus < http.StatusInternalServerError {
+			tries++ // a refusal is final for its token; what had no answer is asked again with the same
+		}
 		return err
 	}, begun)
 }
@@ -467,7 +472,7 @@ func (j *job) stop(ctx context.Context, s stop) (stopped bool, err error) {
 }
 
 // breakDown takes the end of the system disk away in the middle of a sync. The job must be InError; with the disk whole again it goes on.
-func (j *job) breakDown(ctx context.Context, r *run, share float64) error {
+func (j *job) breakDown(ctx context.Context, share float64) error {
 	reached, err := j.reaches(ctx, share)
 	if err != nil || !reached {
 		return err
@@ -613,7 +618,6 @@ func (j *job) remove(ctx context.Context) error {
 
 // stops are how long the Stops of a run took.
 type stops struct {
-	mu      sync.Mutex
 	count   int
 	prompt  int           // with the center whole
 	longest time.Duration // of those

@@ -136,6 +136,7 @@ func execute(ctx context.Context, o options, p *plan) error {
 	c := &chaos{
 		options: o, plan: p, dir: o.dir, log: &timeline{out: file, began: time.Now()}, strikes: map[string]map[moment]strike{},
 		transitions: map[string][]transitionSeen{}, hostOf: map[string]string{}, covered: map[pair]int{}, missed: map[boundary][]strike{},
+		figures: map[runKey]figures{},
 	}
 	p.print(file)
 	err = c.run(ctx)

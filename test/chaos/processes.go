@@ -248,18 +248,20 @@ func (p *processes) cutDatabase(lasts time.Duration) error {
 // calm waits until every process is up again.
 func (p *processes) calm() { p.returned.Wait() }
 
-// writtenBy is what all lives of the agent of a source have written, in bytes.
-func (p *processes) writtenBy(sourceID string) int64 {
+// writtenBy is what all lives of the agent of a source have written, in bytes, and how often it was struck.
+func (p *processes) writtenBy(sourceID string) (written, strikes int64, err error) {
 	p.mu.Lock()
 	v := p.agents[sourceID]
+	for _, d := range p.history {
+		if d.of == v.Name {
+			strikes++
+		}
+	}
 	p.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n, err := v.BytesWritten()
-	if err != nil {
-		return -1
-	}
-	return v.written + n
+	return v.written + n, strikes, err
 }
 
 // wait waits, no longer than ctx lasts.

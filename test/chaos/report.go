@@ -86,6 +86,7 @@ func (c *chaos) table(out io.Writer) {
 	line("Stops\t%d, of %d with the center whole the longest took %v", c.stops.count, c.stops.prompt, c.stops.longest.Round(time.Millisecond))
 	line("bytes sent\t%.1f MiB, needed %.1f, twice %.1f (allowed %.1f); most in one run %.1f (allowed %.1f)", inMiB(c.checked.sent), inMiB(c.checked.needed),
 		inMiB(c.checked.twice), inMiB(c.checked.bound), inMiB(c.checked.mostTwice), inMiB(c.checked.mostTwiceAllowed))
+	line("bytes written by agents\t%.1f MiB of them and all else, as the kernel counts", inMiB(c.checked.written))
 	line("events\t%d of %d resources", c.checked.events, c.checked.resources)
 	line("images\t%d kept and compared, %d exported", c.checked.images, c.checked.exports)
 	line("progress samples\t%d", c.samples)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -31,21 +30,18 @@ func (c *chaos) watchJobs(ctx context.Context) error {
 	var highest int64
 	known := map[string]bool{}
 	for {
-		rows, err := c.db.QueryContext(ctx, `SELECT id, event_id, event FROM outbox WHERE id > $1 ORDER BY id`, highest-lookBack)
-		if err == nil {
-			err = each(rows, func() error {
-				var id int64
-				var eventID, text string
-				if err := rows.Scan(&id, &eventID, &text); err != nil {
-					return err
-				}
-				if known[eventID] {
-					return nil
-				}
-				known[eventID], highest = true, max(highest, id)
-				return c.seen(text)
-			})
-		}
+		err := c.each(ctx, `SELECT id, event_id, event FROM outbox WHERE id > $1 ORDER BY id`, []any{highest - lookBack}, func(scan func(...any) error) error {
+			var id int64
+			var eventID, text string
+			if err := scan(&id, &eventID, &text); err != nil {
+				return err
+			}
+			if known[eventID] {
+				return nil
+			}
+			known[eventID], highest = true, max(highest, id)
+			return c.seen(text)
+		})
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // it was told to end
 		}
@@ -54,17 +50,6 @@ func (c *chaos) watchJobs(ctx context.Context) error {
 		}
 		wait(ctx, watchEvery)
 	}
-}
-
-// each calls do for every row.
-func each(rows *sql.Rows, do func() error) error {
-	defer rows.Close()
-	for rows.Next() {
-		if err := do(); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
 }
 
 // cloudEvent is as much of an event as is looked at here.
@@ -168,49 +153,45 @@ func (c *chaos) toCover() (open int) {
 
 // figures are how far a run is, as the record has it.
 type figures struct {
-	progress    float64
-	read, wire  int64
-	uncoded     int64
-	hostID      string
-	currentRun  int
-	sequence    int64
-	description string
+	progress            float64
+	read, wire, uncoded int64 // bytes
+	sequence            int64
+}
+
+// runKey names a run.
+type runKey struct {
+	job string
+	run int
 }
 
 // sample looks at the progress of every job, past any outage: it never goes backwards.
 func (c *chaos) sample(ctx context.Context) error {
-	type key struct {
-		job string
-		run int
-	}
-	last := map[key]figures{}
 	for {
-		rows, err := c.db.QueryContext(ctx, `SELECT j.job_id, j.host_id, j.run, j.sequence, j.progress, r.number, r.bytes_read, r.bytes_sent, r.bytes_sent_raw
-			FROM replication_jobs j JOIN replication_runs r ON r.job_id = j.job_id`)
-		if err == nil {
-			err = each(rows, func() error {
-				var f figures
-				var k key
-				if err := rows.Scan(&k.job, &f.hostID, &f.currentRun, &f.sequence, &f.progress, &k.run, &f.read, &f.wire, &f.uncoded); err != nil {
-					return err
-				}
-				before := last[k]
-				if k.run != f.currentRun {
-					f.progress = before.progress // it is of another run
-				}
-				if f.progress < before.progress || f.read < before.read || f.wire < before.wire || f.uncoded < before.uncoded || f.sequence < before.sequence {
-					return fmt.Errorf("run %d of %s goes backwards in the record: from %+v to %+v", k.run, k.job, before, f)
-				}
-				last[k] = f
-				c.mu.Lock()
-				c.samples++
-				if f.hostID != "" {
-					c.hostOf[k.job] = f.hostID
-				}
-				c.mu.Unlock()
-				return nil
-			})
-		}
+		err := c.each(ctx, `SELECT j.job_id, j.host_id, j.run, j.sequence, j.progress, r.number, r.bytes_read, r.bytes_sent, r.bytes_sent_raw
+			FROM replication_jobs j JOIN replication_runs r ON r.job_id = j.job_id`, nil, func(scan func(...any) error) error {
+			var f figures
+			var k runKey
+			var hostID string
+			var current int
+			if err := scan(&k.job, &hostID, &current, &f.sequence, &f.progress, &k.run, &f.read, &f.wire, &f.uncoded); err != nil {
+				return err
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			before := c.figures[k]
+			if k.run != current {
+				f.progress = before.progress // it is of another run
+			}
+			if f.progress < before.progress || f.read < before.read || f.wire < before.wire || f.uncoded < before.uncoded || f.sequence < before.sequence {
+				return fmt.Errorf("run %d of %s goes backwards in the record: from %+v to %+v", k.run, k.job, before, f)
+			}
+			c.figures[k] = f
+			c.samples++
+			if hostID != "" {
+				c.hostOf[k.job] = hostID
+			}
+			return nil
+		})
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // it was told to end
 		}
