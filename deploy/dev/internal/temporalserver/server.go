@@ -233,6 +233,9 @@ func staticHosts(cfg *config.Config) map[primitives.ServiceName]static.Hosts {
 	return hosts
 }
 
+// queueWorkers is how many tasks of each of Temporal's queues are worked on at once: enough to keep the database busy.
+const queueWorkers = 16
+
 // dynamicConfig holds what differs from the defaults, which are made for a cluster.
 func dynamicConfig() dynamicconfig.StaticClient {
 	return dynamicconfig.StaticClient{
@@ -241,6 +244,11 @@ func dynamicConfig() dynamicconfig.StaticClient {
 		dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
 		// One process serves all: the default cache would hold 128,000 workflows.
 		dynamicconfig.HistoryCacheHostLevelMaxSize.Key(): 8192,
+		// One connection to the database: of 512 tasks at once, the default, nearly all would wait for it until their 3 seconds are over, and
+		// be tried again. A thousand timers that fire at the same moment are worked off as fast as the database takes them.
+		dynamicconfig.TimerProcessorSchedulerWorkerCount.Key():      queueWorkers,
+		dynamicconfig.TransferProcessorSchedulerWorkerCount.Key():   queueWorkers,
+		dynamicconfig.VisibilityProcessorSchedulerWorkerCount.Key(): queueWorkers,
 		// The limits for one tenant of many make no sense for the only one.
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
 		dynamicconfig.WorkflowExecutionMaxInFlightUpdates.Key():          100,
