@@ -566,13 +566,17 @@ func TestCutOverOfAOneTimeJobIsRefused(t *testing.T) {
 	cutOver.requireRejected(smc.CodeReplicationJobInvalidStatus)
 }
 
-func TestDelete(t *testing.T) {
-	for _, test := range []struct {
-		from      smc.JobStatus
-		frequency int
-		reach     func(*scenario)
-		releases  bool
-	}{
+// resting is a status in which a job rests, and how it gets there.
+type resting struct {
+	from      smc.JobStatus
+	frequency int
+	reach     func(*scenario)
+	releases  bool // its staging is released when it ends
+}
+
+// unfinished are the statuses in which a job rests and may go on; the one that waits is of that Frequency.
+func unfinished(frequency int) []resting {
+	return []resting{
 		{from: smc.StatusReady, reach: func(*scenario) {}},
 		{from: smc.StatusStopped, releases: true, reach: func(s *scenario) {
 			s.update(0, UpdateStart)
@@ -582,9 +586,13 @@ func TestDelete(t *testing.T) {
 			s.fail("Process", refusal(smc.CodeTransitionHostNoSpace, "full"))
 			s.update(0, UpdateStart)
 		}},
-		{from: smc.StatusWaiting, frequency: 24, releases: true, reach: func(s *scenario) { s.update(0, UpdateStart) }},
-		{from: smc.StatusFinished, reach: func(s *scenario) { s.update(0, UpdateStart) }},
-	} {
+		{from: smc.StatusWaiting, frequency: frequency, releases: true, reach: func(s *scenario) { s.update(0, UpdateStart) }},
+	}
+}
+
+func TestDelete(t *testing.T) {
+	finished := resting{from: smc.StatusFinished, reach: func(s *scenario) { s.update(0, UpdateStart) }}
+	for _, test := range append(unfinished(24), finished) {
 		t.Run(string(test.from), func(t *testing.T) {
 			s := newScenario(t, test.frequency)
 			test.reach(s)

@@ -170,23 +170,7 @@ func TestModifiedFrequencyMovesTheGrid(t *testing.T) {
 }
 
 func TestExpiry(t *testing.T) {
-	for _, test := range []struct {
-		from      smc.JobStatus
-		frequency int
-		reach     func(*scenario)
-		releases  bool
-	}{
-		{from: smc.StatusReady, reach: func(*scenario) {}},
-		{from: smc.StatusStopped, releases: true, reach: func(s *scenario) {
-			s.update(0, UpdateStart)
-			s.update(5*time.Minute, UpdateStop)
-		}},
-		{from: smc.StatusInError, releases: true, reach: func(s *scenario) {
-			s.fail("Process", refusal(smc.CodeTransitionHostNoSpace, "full"))
-			s.update(0, UpdateStart)
-		}},
-		{from: smc.StatusWaiting, frequency: 168, releases: true, reach: func(s *scenario) { s.update(0, UpdateStart) }},
-	} {
+	for _, test := range unfinished(168) {
 		t.Run(string(test.from), func(t *testing.T) {
 			s := newScenario(t, test.frequency, validDays(8))
 			test.reach(s)
