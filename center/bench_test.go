@@ -45,7 +45,7 @@ func BenchmarkDescribeReplicationJobsBusy(b *testing.B) {
 	bench := newBench(b)
 	bench.jobs(0)
 	const running = 50
-	jobs, err := bench.store.JobPage(b.Context(), "account-0", store.JobFilter{}, store.Page{Number: 3, Size: running}, func(store.JobRevision) bool { return true })
+	jobs, err := bench.store.JobPage(b.Context(), "account-0", store.JobFilter{}, store.Page{Number: 3, Size: running}, nil, func(store.JobRevision) bool { return true })
 	require.NoError(b, err)
 	_, err = storetest.DB(b, bench.database).ExecContext(b.Context(), `UPDATE replication_jobs SET status = 'Running', business_status = 'Syncing', run = 1`)
 	require.NoError(b, err)
@@ -209,7 +209,7 @@ func (s *bench) compare(b *testing.B, operation smc.AnyOperation, clients int, r
 	s.answer.Store(&body)
 	warmBare.call(b, s.sign(operation, request, b.N, clients))
 
-	const turns = 4
+	const turns = 16
 	ofCenter, ofBare := s.sign(operation, request, 0, b.N), s.sign(operation, request, 0, b.N)
 	var center, bare timings
 	b.ResetTimer()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
@@ -99,6 +100,7 @@ type Endpoint struct {
 	handlers map[string]handler
 	throttle *throttle
 	forged   *rate.Limiter
+	keys     *lru.Cache[string, store.AccessKey]
 	jobs     *jobPages
 	records  *auditRecords
 }
@@ -115,7 +117,9 @@ type call struct {
 	requestID string
 	remote    string // address it came from
 	now       time.Time
-	log       *zap.Logger
+	// changes are the store's JobChanges of the account, read after the call came; nil: they are not known yet.
+	changes *int64
+	log     *zap.Logger
 	// resources are what it is about, as policies name them; for the audit log.
 	resources []string
 }
@@ -139,6 +143,7 @@ func NewEndpoint(config Config) *Endpoint {
 		forged: rate.NewLimiter(forgedPerSecond, forgedBurst), jobs: newJobPages(config.Store),
 		records: &auditRecords{store: config.Store, log: config.Logger},
 	}
+	e.keys, _ = lru.New[string, store.AccessKey](maxKeys) // it fails for sizes below 1
 	e.register()
 	return e
 }
@@ -146,6 +151,9 @@ func NewEndpoint(config Config) *Endpoint {
 // Close writes what of the audit log is not written yet. It is called when no more calls come, and before the store is
 // closed.
 func (e *Endpoint) Close() { e.records.flush(context.Background()) }
+
+// maxKeys is how many access keys an endpoint remembers.
+const maxKeys = 1024
 
 // nonces keeps signature nonces in the store, so that a replay is refused after a restart and by every replica.
 type nonces struct{ store *store.Store }
@@ -224,9 +232,23 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// verify finds out who sent a request.
+// verify finds out who sent a request. Of a key that was used before it is only held to be as it was, which takes no look-up: the
+// store confirms it where it records the nonce. What is not right by what is remembered is judged by what the store has.
 func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) error {
 	c.key.AccessKeyID = request.AccessKeyID()
+	if key, ok := e.keys.Get(c.key.AccessKeyID); ok {
+		known := knownKey{store: e.Store, key: key}
+		verifier := smc.Verifier{Secret: known.secret, Nonces: &known}
+		_, err := verifier.Verify(ctx, request)
+		if err == nil {
+			c.key, c.accountID, c.verified, c.changes = key, key.AccountID, true, &known.changes
+			return nil
+		}
+		if known.err != nil {
+			return known.err // the nonce may be recorded: it must not seem to be used by somebody
+		}
+		e.keys.Remove(c.key.AccessKeyID)
+	}
 	verifier := smc.Verifier{
 		Secret: func(ctx context.Context, id string) (string, bool, error) {
 			key, err := e.Store.AccessKey(ctx, id)
@@ -241,9 +263,30 @@ func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) er
 		},
 		Nonces: nonces{e.Store},
 	}
-	_, err := verifier.Verify(ctx, request)
-	c.verified = err == nil
-	return err
+	if _, err := verifier.Verify(ctx, request); err != nil {
+		return err
+	}
+	c.verified = true
+	e.keys.Add(c.key.AccessKeyID, c.key)
+	return nil
+}
+
+// knownKey is an access key as it was when it was used before.
+type knownKey struct {
+	store   *store.Store
+	key     store.AccessKey
+	changes int64
+	err     error // of the store
+}
+
+func (k *knownKey) secret(context.Context, string) (string, bool, error) {
+	return k.key.Secret, true, nil
+}
+
+// Use implements smc.Nonces. A nonce that is not fresh may be one of a key that has changed.
+func (k *knownKey) Use(ctx context.Context, _, nonce string, until time.Time) (fresh bool, err error) {
+	k.changes, fresh, k.err = k.store.UseNonceOf(ctx, k.key, nonce, until)
+	return fresh, k.err
 }
 
 // do verifies, decodes, validates, authorizes and carries out a call. operation and operationErr are what the request

@@ -39,7 +39,7 @@ type jobPages struct {
 	mutex sync.Mutex
 	jobs  *simplelru.LRU[string, keptJob] // by JobID
 	bytes int                             // of jobs
-	pages *simplelru.LRU[pageKey, jobPage]
+	pages *simplelru.LRU[pageKey, store.JobPage]
 }
 
 // keptJob is a job as it was at a revision.
@@ -51,38 +51,27 @@ type keptJob struct {
 // pageKey is what a page was asked for with.
 type pageKey struct{ accountID, parameters string }
 
-// jobPage is a page as it was at a revision of its account.
-type jobPage struct {
-	revision int64
-	jobs     []store.JobRevision
-	total    int
-}
-
 func newJobPages(record *store.Store) *jobPages {
 	p := &jobPages{store: record}
 	p.jobs, _ = simplelru.NewLRU(maxJobBytes, func(_ string, job keptJob) { p.bytes -= job.encoded.Size() }) // bounded by keep
-	p.pages, _ = simplelru.NewLRU[pageKey, jobPage](maxPages, nil)
+	p.pages, _ = simplelru.NewLRU[pageKey, store.JobPage](maxPages, nil)
 	return p
 }
 
-// page returns a page of the jobs of an account and how many match in all.
-func (p *jobPages) page(ctx context.Context, accountID string, r *smc.DescribeReplicationJobsRequest, page store.Page) (encodedJobs, int, error) {
+// page returns a page of the jobs of an account and how many match in all. changes are the store's JobChanges of the account, read
+// after the call came.
+func (p *jobPages) page(ctx context.Context, accountID string, changes int64, r *smc.DescribeReplicationJobsRequest, page store.Page) (encodedJobs, int, error) {
 	key := pageKey{accountID, smc.DescribeReplicationJobs.Encode(r).Encode()}
-	revision, kept, err := p.store.JobsRevision(ctx, accountID)
-	if err != nil {
-		return nil, 0, err
-	}
-	if kept {
-		if jobs, total, ok := p.known(key, revision); ok {
-			return jobs, total, nil
-		}
+	jobs, before, ok := p.known(key, changes)
+	if ok {
+		return jobs, before.Total, nil
 	}
 	found := make(map[store.JobRevision]encodedJob, page.Size)
 	read, err := p.store.JobPage(ctx, accountID, store.JobFilter{
 		JobIDs: r.JobID, SourceIDs: r.SourceID, Name: value(r.Name), RegionID: value(r.RegionID),
 		Status: smc.JobStatus(value(r.Status)), BusinessStatus: smc.BusinessStatus(value(r.BusinessStatus)),
 		InstanceIDs: r.InstanceID, ResourceGroupID: value(r.ResourceGroupID), Tags: r.Tag,
-	}, page, func(job store.JobRevision) bool {
+	}, page, before, func(job store.JobRevision) bool {
 		if _, ok := found[job]; !ok {
 			p.mutex.Lock()
 			encoded, ok := p.job(job)
@@ -97,7 +86,7 @@ func (p *jobPages) page(ctx context.Context, accountID string, r *smc.DescribeRe
 	if err != nil {
 		return nil, 0, err
 	}
-	jobs := make(encodedJobs, len(read.Jobs))
+	jobs = make(encodedJobs, len(read.Jobs))
 	for i, job := range read.Jobs {
 		if row := read.Unknown[job.JobID]; row != nil {
 			shown := replicationJob(row)
@@ -107,7 +96,7 @@ func (p *jobPages) page(ctx context.Context, accountID string, r *smc.DescribeRe
 		}
 		jobs[i] = found[job]
 	}
-	p.keep(key, read, jobs, kept)
+	p.keep(key, read, jobs)
 	return jobs, read.Total, nil
 }
 
@@ -117,27 +106,31 @@ func (p *jobPages) job(job store.JobRevision) (encodedJob, bool) {
 	return kept.encoded, ok && kept.revision == job.Revision
 }
 
-// known returns a page that was kept at a revision, if all of its jobs still are.
-func (p *jobPages) known(key pageKey, revision int64) (encodedJobs, int, bool) {
+// known returns a page that was kept. ok is false when its account, or what is kept of its jobs, has changed since.
+func (p *jobPages) known(key pageKey, changes int64) (_ encodedJobs, before *store.JobPage, ok bool) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	page, ok := p.pages.Get(key)
-	if !ok || page.revision != revision {
-		return nil, 0, false
+	if !ok {
+		return nil, nil, false
 	}
-	jobs := make(encodedJobs, len(page.jobs))
-	for i, job := range page.jobs {
+	if page.Revision.Changes != changes {
+		return nil, &page, false
+	}
+	jobs := make(encodedJobs, len(page.Jobs))
+	for i, job := range page.Jobs {
 		if jobs[i], ok = p.job(job); !ok {
-			return nil, 0, false
+			return nil, &page, false
 		}
 	}
-	return jobs, page.total, true
+	return jobs, &page, true
 }
 
-// keep keeps the jobs of a page that were not known and, if there is a revision to keep it under, the page.
-func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs, page bool) {
+// keep keeps a page and the jobs of it that were not known.
+func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
+	page := len(key.parameters) <= maxPageKey
 	for i, job := range read.Jobs {
 		row := read.Unknown[job.JobID]
 		if row == nil {
@@ -154,7 +147,10 @@ func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs, page 
 	for p.bytes > maxJobBytes {
 		p.jobs.RemoveOldest()
 	}
-	if page && len(key.parameters) <= maxPageKey {
-		p.pages.Add(key, jobPage{read.Revision, read.Jobs, read.Total})
+	if !page {
+		p.pages.Remove(key)
+		return
 	}
+	read.Unknown = nil
+	p.pages.Add(key, read)
 }

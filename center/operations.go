@@ -144,7 +144,14 @@ func (e *Endpoint) describeReplicationJobs(ctx context.Context, c *call, r *smc.
 	if value(r.JobType) != 0 { // the jobs of this center are all of JobType 0
 		return &jobsAnswer{Page: smc.Page{PageNumber: number, PageSize: size}}, nil
 	}
-	jobs, total, err := e.jobs.page(ctx, c.accountID, r, store.Page{Number: number, Size: size})
+	if c.changes == nil {
+		changes, err := e.Store.JobChanges(ctx, c.accountID)
+		if err != nil {
+			return nil, err
+		}
+		c.changes = &changes
+	}
+	jobs, total, err := e.jobs.page(ctx, c.accountID, *c.changes, r, store.Page{Number: number, Size: size})
 	if err != nil {
 		return nil, err
 	}

@@ -61,17 +61,23 @@ func (e Encoded[T]) MarshalJSON() ([]byte, error) { return e.data, nil }
 
 func (e Encoded[T]) appendTo(out []byte) []byte { return append(out, e.data...) }
 
+// appender is an Encoded.
+type appender interface{ appendTo(out []byte) []byte }
+
+var appends = reflect.TypeFor[appender]()
+
 // nested is a List.
-type nested interface{ nestedUnder() string }
+type nested interface {
+	nestedUnder() string
+	appendItems(out []byte) (_ []byte, ok bool)
+}
 
 func newEncoder(t reflect.Type) encoder {
 	if list, ok := reflect.Zero(t).Interface().(nested); ok && t.Kind() == reflect.Slice {
 		return listEncoder(list.nestedUnder(), t.Elem())
 	}
-	if t.Implements(reflect.TypeFor[interface{ appendTo([]byte) []byte }]()) {
-		return func(out []byte, v reflect.Value) ([]byte, error) {
-			return v.Interface().(interface{ appendTo([]byte) []byte }).appendTo(out), nil
-		}
+	if t.Implements(appends) {
+		return func(out []byte, v reflect.Value) ([]byte, error) { return v.Interface().(appender).appendTo(out), nil }
 	}
 	if marshalsItself(t) || marshalsItself(reflect.PointerTo(t)) {
 		return appendMarshalled
@@ -126,9 +132,14 @@ func appendText(out []byte, s string) ([]byte, error) {
 
 func listEncoder(name string, item reflect.Type) encoder {
 	open := `{"` + name + `":[`
+	encoded := item.Implements(appends)
 	return func(out []byte, v reflect.Value) (_ []byte, err error) {
-		encode := encoderOf(item)
 		out = append(out, open...)
+		if encoded {
+			out, _ = v.Interface().(nested).appendItems(out)
+			return append(out, "]}"...), nil
+		}
+		encode := encoderOf(item)
 		for i := range v.Len() {
 			if i > 0 {
 				out = append(out, ',')

@@ -27,6 +27,21 @@ func (List[T]) nestedUnder() string {
 	return zero.itemName()
 }
 
+// appendItems appends entries that are encoded already; ok is false for others.
+func (l List[T]) appendItems(out []byte) (_ []byte, ok bool) {
+	for i := range l {
+		item, ok := any(&l[i]).(appender)
+		if !ok {
+			return out, false
+		}
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = item.appendTo(out)
+	}
+	return out, true
+}
+
 // UnmarshalJSON reads the nested form or a bare array.
 func (l *List[T]) UnmarshalJSON(data []byte) error {
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '[' {

@@ -24,14 +24,19 @@ func HashSecret(secret string) string {
 
 // UseNonce records a signature nonce until expires and reports whether it was new.
 func (s *Store) UseNonce(ctx context.Context, accessKeyID, nonce string, expires time.Time) (bool, error) {
-	fresh := false
-	err := s.write(ctx, func(tx *transaction) error {
-		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO nonces (access_key_id, nonce, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
-			accessKeyID, nonce, millis(expires)))
-		fresh = n == 1
-		return err
-	})
-	return fresh, err
+	var one int
+	return s.db.writeRow(ctx, []any{&one}, `INSERT INTO nonces (access_key_id, nonce, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1`,
+		accessKeyID, nonce, millis(expires))
+}
+
+// UseNonceOf is UseNonce for who knows the access key already, as AccessKey returned it: the nonce is recorded only while the key
+// is that, and not disabled. Else, and when the nonce was used, it reports false. changes are JobChanges of the key's account.
+func (s *Store) UseNonceOf(ctx context.Context, key AccessKey, nonce string, expires time.Time) (changes int64, fresh bool, err error) {
+	fresh, err = s.db.writeRow(ctx, []any{&changes}, `INSERT INTO nonces (access_key_id, nonce, expires_at)
+		SELECT access_key_id, CAST(? AS TEXT), CAST(? AS BIGINT) FROM access_keys WHERE access_key_id = ? AND secret = ? AND account_id = ? AND policy = ? AND disabled = 0
+		ON CONFLICT DO NOTHING RETURNING (`+jobChanges+`)`,
+		nonce, millis(expires), key.AccessKeyID, key.stored, key.AccountID, key.Policy, key.AccountID)
+	return changes, fresh, err
 }
 
 // ForgetNonces drops the nonces that have expired.

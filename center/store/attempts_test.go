@@ -60,11 +60,11 @@ func TestTroubles(t *testing.T) {
 	require.Equal(t, began, again.Since)
 	require.Equal(t, smc.CodeTransitionHostStorageError, f.job(id).Trouble.Code)
 
-	page, err := f.JobPage(f.ctx, account, JobFilter{}, Page{Number: 1, Size: 10}, func(JobRevision) bool { return false })
+	page, err := f.JobPage(f.ctx, account, JobFilter{}, Page{Number: 1, Size: 10}, nil, unknown)
 	require.NoError(t, err)
 	require.Equal(t, f.job(id).Info(), page.Unknown[id].Info())
 	require.NoError(t, f.ClearTroubles(f.ctx, id, 1))
-	cleared, err := f.JobPage(f.ctx, account, JobFilter{}, Page{Number: 1, Size: 10}, func(JobRevision) bool { return false })
+	cleared, err := f.JobPage(f.ctx, account, JobFilter{}, Page{Number: 1, Size: 10}, nil, unknown)
 	require.NoError(t, err)
 	require.Empty(t, cleared.Unknown[id].Info())
 	require.NotEqual(t, page.Jobs[0].Revision, cleared.Jobs[0].Revision, "a listing that is kept does not show it any more")

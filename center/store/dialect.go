@@ -31,8 +31,8 @@ type dialect interface {
 	clock() string
 	// nextChange numbers a change of a sync session.
 	nextChange() string
-	// jobsRevision reports whether the database numbers the changes of an account's jobs (migration 00009).
-	jobsRevision() bool
+	// changedJobs finds those jobs of a page that may have changed since it was read.
+	changedJobs(accountID string, page *JobPage) *conditions
 	// begin are the options of a write transaction.
 	begin() *sql.TxOptions
 	// conflict reports whether a transaction failed only because of another one, so that it is to be run again.
@@ -101,8 +101,15 @@ func (sqlite) nextChange() string {
 	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM sync_sessions)`
 }
 
-func (sqlite) clock() string         { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
-func (sqlite) jobsRevision() bool    { return true }
+func (sqlite) clock() string { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
+
+// Jobs are given the number of their account's change (migration 00015), and writes come one after the other.
+func (sqlite) changedJobs(accountID string, page *JobPage) *conditions {
+	where := ofAccount(accountID)
+	where.clauses, where.args = append(where.clauses, "j.revision > ?"), append(where.args, page.Revision.Changes)
+	return where
+}
+
 func (sqlite) begin() *sql.TxOptions { return nil }
 func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
 
@@ -178,7 +185,20 @@ func (*postgres) rebind(query string) string {
 func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + b + ")" }
 func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
 func (*postgres) clock() string               { return `(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT` }
-func (*postgres) jobsRevision() bool          { return false }
+
+// Which numbers are greater says nothing of which jobs changed later, where writes overlap.
+func (*postgres) changedJobs(_ string, page *JobPage) *conditions {
+	if len(page.Jobs) == 0 {
+		return &conditions{clauses: []string{"false"}}
+	}
+	ids := make([]string, len(page.Jobs))
+	for i, job := range page.Jobs {
+		ids[i] = job.JobID
+	}
+	where := &conditions{}
+	where.in("job_id", ids)
+	return where
+}
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.
 func (*postgres) begin() *sql.TxOptions { return &sql.TxOptions{Isolation: sql.LevelSerializable} }

@@ -206,7 +206,7 @@ func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, r
 	}
 	err = db.withoutTriggers(ctx, tx, func() error {
 		for _, table := range dump.Tables {
-			if table.Name == revisionsOfAccounts && !slices.Contains(there, table.Name) {
+			if table.Name == jobRevisions && !slices.Contains(there, table.Name) {
 				continue // PostgreSQL numbers with a sequence
 			}
 			if err := db.loadTable(ctx, tx, table, read); err != nil {
@@ -382,13 +382,13 @@ func loadedNumber(number json.Number) (any, error) {
 	return number.Float64()
 }
 
-// revisionsOfAccounts is a table in SQLite and a sequence in PostgreSQL: what numbers the changes of jobs.
-const revisionsOfAccounts = "job_revisions"
+// jobRevisions numbers the changes of jobs: a sequence in PostgreSQL, in SQLite a table before migration 00015.
+const jobRevisions = "job_revisions"
 
 // sequences are PostgreSQL's by name, with what they number.
 var sequences = map[string]struct{ table, column string }{
-	"sync_changes":      {"sync_sessions", "change"},
-	revisionsOfAccounts: {"replication_jobs", "revision"},
+	"sync_changes": {"sync_sessions", "change"},
+	jobRevisions:   {"replication_jobs", "revision"},
 }
 
 // restoreNumbers has what the database numbers by itself go on after what was loaded.
@@ -422,9 +422,10 @@ func (d *database) restoreNumbers(ctx context.Context, tx *sql.Tx) error {
 		if err != nil {
 			return err
 		}
-		if slices.Contains(names, revisionsOfAccounts) { // what comes from PostgreSQL brings none
-			statements = append(statements, `INSERT INTO job_revisions (account_id, revision) SELECT account_id, MAX(revision) FROM replication_jobs WHERE true
-				GROUP BY account_id ON CONFLICT (account_id) DO UPDATE SET revision = MAX(job_revisions.revision, excluded.revision)`)
+		if slices.Contains(names, "job_changes") { // what comes from PostgreSQL numbers jobs by its sequence
+			statements = append(statements, `INSERT INTO job_changes (account_id, slot, revision, membership) SELECT account_id, 0, MAX(revision), 0
+				FROM replication_jobs WHERE true GROUP BY account_id
+				ON CONFLICT (account_id, slot) DO UPDATE SET revision = MAX(job_changes.revision, excluded.revision)`)
 		}
 	}
 	for _, statement := range statements {

@@ -53,7 +53,8 @@ func (s *Store) AccessKey(ctx context.Context, id string) (AccessKey, error) {
 	if err != nil {
 		return AccessKey{}, err
 	}
-	if key.Secret, err = s.unseal(secretPlace{accessKeySecret, key.AccessKeyID}, key.Secret); err != nil {
+	key.stored = key.Secret
+	if key.Secret, err = s.unseal(secretPlace{accessKeySecret, key.AccessKeyID}, key.stored); err != nil {
 		return AccessKey{}, err
 	}
 	return key, nil

@@ -111,6 +111,8 @@ type AccessKey struct {
 	Policy                         string // a policy document; empty: everything in the account is allowed
 	Disabled                       bool
 	CreatedAt                      time.Time
+
+	stored string // the secret as the row has it, sealed or not; filled by Store.AccessKey
 }
 
 // AccessToken is an activation code's record; the code itself is not kept, only its hash.

@@ -1054,7 +1054,7 @@ func TestKeysAndNonces(t *testing.T) {
 	key, err := f.AccessKey(f.ctx, "ak")
 	require.NoError(t, err)
 	key.CreatedAt = time.Time{}
-	require.Equal(t, AccessKey{AccessKeyID: "ak", Secret: "new", AccountID: account}, key)
+	require.Equal(t, AccessKey{AccessKeyID: "ak", Secret: "new", AccountID: account, stored: "new"}, key)
 
 	use := func(s *Store, nonce string) bool {
 		fresh, err := s.UseNonce(f.ctx, "ak", nonce, f.clock.read().Add(time.Minute))

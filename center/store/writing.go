@@ -58,6 +58,31 @@ func (d *database) write(ctx context.Context, fn func(*transaction) error) error
 	return w.err
 }
 
+// writeRow runs one statement that writes, committed by itself, and scans the row that it returns; found is false when it returns
+// none. The statement is to be right without a serializable transaction around it.
+func (d *database) writeRow(ctx context.Context, into []any, query string, args ...any) (found bool, err error) {
+	scan := func(row *sql.Row) error {
+		err := row.Scan(into...)
+		found = err == nil
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	}
+	if d.writing.share {
+		err = d.write(ctx, func(tx *transaction) error { return scan(tx.QueryRowContext(toEnd(ctx), query, args...)) })
+		return found && err == nil, err
+	}
+	select {
+	case d.writing.turn <- struct{}{}:
+		defer func() { <-d.writing.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	err = scan(d.QueryRowContext(ctx, query, args...))
+	return found, err
+}
+
 func (d *database) carryOut(w *write) {
 	if d.writing.share {
 		d.writing.add(w)
