@@ -3,6 +3,7 @@ package center
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -76,6 +77,7 @@ func readJSON(r *http.Request, into any) error {
 	if err := json.NewDecoder(r.Body).Decode(into); err != nil {
 		return smc.Errorf(smc.CodeInvalidParameter, "the body is not the JSON this call takes: %v", err)
 	}
+	_, _ = io.Copy(io.Discard, r.Body) // to its end, which stops its clock
 	return nil
 }
 

@@ -41,6 +41,8 @@ type Config struct {
 	// Throttling.User). A RateLimit of 0 is none.
 	RateLimit float64
 	RateBurst int
+	// BodyTimeout is how long the body of a call may take to come. Default DefaultBodyTimeout.
+	BodyTimeout time.Duration
 	// Health serves /healthz and /readyz. Without it there is neither.
 	Health http.Handler
 	// Observe is told of every call once it is answered. It must not block. Optional.
@@ -138,6 +140,9 @@ func NewEndpoint(config Config) *Endpoint {
 	if config.JobQuota == 0 {
 		config.JobQuota = 1000
 	}
+	if config.BodyTimeout == 0 {
+		config.BodyTimeout = DefaultBodyTimeout
+	}
 	e := &Endpoint{
 		Config: config, handlers: map[string]handler{}, throttle: newThrottle(config.RateLimit, config.RateBurst),
 		forged: rate.NewLimiter(forgedPerSecond, forgedBurst), jobs: newJobPages(config.Store),
@@ -186,7 +191,7 @@ func (e *Endpoint) Handler() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, smc.FormatJSON, newRequestID(), smc.Errorf(smc.CodeInvalidActionNotFound, "there is nothing at %s: the API is served at /, the agents' at %s", r.URL.Path, agentapi.Prefix))
 	})
-	return mux
+	return inTime(e.BodyTimeout, mux)
 }
 
 // serveSMC answers one call of the SMC API.
