@@ -154,13 +154,21 @@ func TestStopAndResume(t *testing.T) {
 	a.Continue()
 	a.still(10 * time.Second)
 
+	run := s.requireGoesOn(job, a, disk, 2)
+	assert.Greater(t, run.BytesSent, stopped.BytesSent)
+	heard.requireStory(t, job, chain("Ready", begun, "Stopped", begun, "Stopped", oneRun, "Finished"))
+}
+
+// requireGoesOn starts a job whose first run was stopped or failed, and returns that run once it has ended with what the disk
+// holds. What was sent before is not sent again, but for what the interruptions allow.
+func (s *center) requireGoesOn(job string, a *agent, disk string, interruptions int64) smc.JobRun {
+	s.t.Helper()
 	s.drover("job", "start", job)
 	done := s.awaitStatus(job, smc.StatusFinished)
-	require.Len(t, done.Runs, 1, "a run that was stopped goes on")
-	assert.Greater(t, done.Runs[0].BytesSent, stopped.BytesSent)
-	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), 2)
+	require.Len(s.t, done.Runs, 1, "it goes on with the run it had")
+	requireLittleTwice(s.t, a, done.Runs[0], nonZero(s.t, disk), interruptions)
 	s.exportSynced(done.Runs[0].ImageID, disk)
-	heard.requireStory(t, job, chain("Ready", begun, "Stopped", begun, "Stopped", oneRun, "Finished"))
+	return done.Runs[0]
 }
 
 // requireInError waits for a job to be InError with a code and words, and checks that nothing half made is left.
@@ -194,11 +202,7 @@ func TestTruncatedDisk(t *testing.T) {
 	s.requireInError(job, smc.CodeSourceDiskChanged, "disk 0")
 
 	copyDisk(t, disk, whole)
-	s.drover("job", "start", job)
-	done := s.awaitStatus(job, smc.StatusFinished)
-	require.Len(t, done.Runs, 1, "a run that failed goes on")
-	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), 1)
-	s.exportSynced(done.Runs[0].ImageID, whole)
+	s.requireGoesOn(job, a, disk, 1)
 	heard.requireStory(t, job, chain("Ready", begun, "InError", oneRun, "Finished"))
 }
 

@@ -94,11 +94,7 @@ func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, entries, "images of a job that was stopped")
 
-	s.drover("job", "start", job)
-	done := s.awaitStatus(job, smc.StatusFinished)
-	require.Len(t, done.Runs, 1, "a run that was stopped goes on")
-	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), 2)
-	s.exportSynced(done.Runs[0].ImageID, disk)
+	s.requireGoesOn(job, a, disk, 2)
 	heard.requireStory(t, job, chain("Ready", begun, "Stopped", oneRun, "Finished"))
 }
 
