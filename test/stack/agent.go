@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/process"
@@ -55,7 +56,7 @@ func (s *Stack) StartAgentWithCode(ctx context.Context, code, name string, disks
 	if err := s.start(ctx, a.Process); err != nil {
 		return nil, err
 	}
-	a.Args = s.process("", "", "--state", a.State).Args
+	a.Args = append([]string{"--state", a.State}, a.Args[slices.Index(a.Args, metricsFlag):]...)
 	a.SourceID, err = s.sourceOf(ctx, name)
 	return a, err
 }

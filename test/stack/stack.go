@@ -47,6 +47,8 @@ type Options struct {
 	Servers, CenterWorkers, TransitionHosts int
 	// Orchestrators are how many workers take fleets. Default: none in a spread stack; drover-dev has one unless DevArgs says otherwise.
 	Orchestrators int
+	// Metrics has every process serve its metrics, each at an address of its own: see MetricsURL. Without it none does.
+	Metrics bool
 	// Env are more variables of every process, NAME=value.
 	Env []string
 	// DevArgs and ServerArgs are more arguments of drover-dev in an embedded stack, and of every drover-server in another.
@@ -245,8 +247,15 @@ func (s *Stack) start(ctx context.Context, processes ...*process.Process) error 
 
 // process makes a process of one of our programs.
 func (s *Stack) process(name, program string, args ...string) *process.Process {
+	metrics := app.MetricsOff
+	if s.options.Metrics {
+		metrics = "127.0.0.1:0" // of no use, and nobody gets here without a free port
+		if free, err := freeAddresses(1); err == nil {
+			metrics = free[0]
+		}
+	}
 	return &process.Process{
-		Name: name, Program: filepath.Join(s.binaries, program), Args: append(args, "--log-format", "console"),
+		Name: name, Program: filepath.Join(s.binaries, program), Args: append(args, metricsFlag, metrics, "--log-format", "console"),
 		Env: s.Environ(), Log: filepath.Join(s.logs(), name+".log"),
 	}
 }
@@ -272,6 +281,17 @@ func (s *Stack) server(name, address string, args ...string) *Server {
 		return nil
 	}
 	return server
+}
+
+const metricsFlag = "--metrics-listen"
+
+// MetricsURL is where a process serves /metrics, /healthz and /readyz, without the path; empty when it does not.
+func MetricsURL(p *process.Process) string {
+	i := slices.Index(p.Args, metricsFlag)
+	if i < 0 || p.Args[i+1] == app.MetricsOff {
+		return ""
+	}
+	return "http://" + p.Args[i+1]
 }
 
 // AddServer starts one more replica of drover-server, with arguments of its own. It is not behind Front.
