@@ -42,7 +42,7 @@ func (b *timedBody) within(limit time.Duration) {
 // Read implements io.Reader.
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF && !b.ended { //nolint:errorlint // readers return it as it is
+	if err == io.EOF && !b.ended {
 		b.ended = true
 		_ = b.control.SetReadDeadline(time.Time{})
 	}

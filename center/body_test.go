@@ -23,7 +23,7 @@ func TestBodiesComeInTime(t *testing.T) {
 	for _, path := range []string{"/", agentapi.PathRegister} {
 		connection, err := net.Dial("tcp", address)
 		require.NoError(t, err)
-		defer connection.Close()
+		t.Cleanup(func() { _ = connection.Close() })
 		_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: center\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nAction=", path)
 		require.NoError(t, err)
 		require.NoError(t, connection.SetReadDeadline(time.Now().Add(30*time.Second)))
