@@ -114,8 +114,12 @@ func TestJobPagesAreNeverStale(t *testing.T) {
 				}
 			}
 			one := rapid.SampledFrom([]smc.DescribeReplicationJobsRequest{
-				{Status: pointer("Stopped")}, {JobID: []string{jobs[i]}}, {Tag: []smc.TagFilter{{Key: pointer("wave")}}}, {BusinessStatus: pointer("Preparing")},
-				{InstanceID: []string{"i-1"}}, {ResourceGroupID: pointer("rg-1")},
+				{Status: pointer("Stopped")},
+				{JobID: []string{jobs[i]}},
+				{Tag: []smc.TagFilter{{Key: pointer("wave")}}},
+				{BusinessStatus: pointer("Preparing")},
+				{InstanceID: []string{"i-1"}},
+				{ResourceGroupID: pointer("rg-1")},
 			}).Draw(t, "request")
 			for _, r := range []smc.DescribeReplicationJobsRequest{{}, one} {
 				for page := range 3 {

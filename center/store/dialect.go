@@ -35,6 +35,10 @@ type dialect interface {
 	changedJobs(accountID string, page *JobPage) *conditions
 	// begin are the options of a write transaction.
 	begin() *sql.TxOptions
+	// takeTurn has a write transaction wait for those that took the turn of its argument before, and forUpdate, behind a SELECT, for those
+	// that write the row; both are empty where a write transaction has no other beside it anyway.
+	takeTurn() string
+	forUpdate() string
 	// conflict reports whether a transaction failed only because of another one, so that it is to be run again.
 	conflict(err error) bool
 	// provider makes what brings the schema up to date; unlock is called afterwards.
@@ -111,6 +115,8 @@ func (sqlite) changedJobs(accountID string, page *JobPage) *conditions {
 }
 
 func (sqlite) begin() *sql.TxOptions { return nil }
+func (sqlite) takeTurn() string      { return "" }
+func (sqlite) forUpdate() string     { return "" }
 func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
 
 func (d sqlite) provider(db *sql.DB) (*goose.Provider, func(), error) {
@@ -202,6 +208,11 @@ func (*postgres) changedJobs(_ string, page *JobPage) *conditions {
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.
 func (*postgres) begin() *sql.TxOptions { return &sql.TxOptions{Isolation: sql.LevelSerializable} }
+
+// The lock is let go with the transaction. Its number is of this database's schema only in that the names are: two that fall on one
+// number wait for each other for nothing.
+func (*postgres) takeTurn() string  { return `SELECT pg_advisory_xact_lock(hashtextextended(?, 0))` }
+func (*postgres) forUpdate() string { return ` FOR UPDATE` }
 
 func (*postgres) conflict(err error) bool {
 	var failure *pgconn.PgError

@@ -150,7 +150,7 @@ func fillRuns(ctx context.Context, from reader, jobs ...*Job) error {
 func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, quota int) (jobID string, err error) {
 	now := s.now().UTC()
 	token, digest := value(spec.ClientToken), smc.CreateReplicationJob.Fingerprint(&spec)
-	err = s.writeEvents(ctx, func(tx *transaction) error {
+	err = s.db.writeInTurn(ctx, "jobs of "+accountID, func(tx *transaction) error {
 		if token != "" {
 			made, known, err := s.madeBefore(ctx, tx, accountID, token, digest)
 			if err != nil || known {
@@ -160,7 +160,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		}
 		job := &Job{
 			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name),
-			Status: smc.StatusReady, CreatedAt: now, ValidUntil: spec.Expiry(now), ScheduledStartAt: spec.ScheduledStart(), Spec: spec,
+			Status: smc.StatusReady, Sequence: 1, CreatedAt: now, ValidUntil: spec.Expiry(now), ScheduledStartAt: spec.ScheduledStart(), Spec: spec,
 		}
 		jobID = job.JobID
 		source, err := s.freeSource(ctx, tx, job)
@@ -191,9 +191,9 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
-			(job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status),
+			(job_id, account_id, region_id, source_id, name, image_name, spec, status, sequence, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status), job.Sequence,
 			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID), job.hours()); err != nil {
 			return err
 		}
@@ -212,14 +212,17 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 				return err
 			}
 		}
-		return s.jobEvent(ctx, tx, events.JobCreated, nil, job, "created")
+		return s.enqueueJob(ctx, tx, events.JobCreated, nil, job, "created")
 	})
+	if err == nil {
+		s.outboxChanged.notify()
+	}
 	return jobID, err
 }
 
 // freeSource returns the job's source if it can be given a job: it exists, no unfinished job holds it, it is Available.
 func (s *Store) freeSource(ctx context.Context, tx *transaction, job *Job) (*Source, error) {
-	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`, job.AccountID, job.SourceID))
+	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`+tx.forUpdate(), job.AccountID, job.SourceID))
 	if errors.Is(err, ErrNotFound) {
 		return nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist: DescribeSourceServers lists those there are", job.SourceID)
 	}

@@ -73,6 +73,9 @@ func putTags(ctx context.Context, tx *transaction, accountID, resourceType, id s
 			return err
 		}
 	}
+	if len(tags) == 0 {
+		return nil
+	}
 	var n int
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM tags WHERE resource_id = ?`, id).Scan(&n); err != nil {
 		return err

@@ -163,6 +163,11 @@ func (s *Store) jobEvent(ctx context.Context, tx *transaction, what events.JobCh
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
 		return err
 	}
+	return s.enqueueJob(ctx, tx, what, previous, job, key)
+}
+
+// enqueueJob puts the event of a transition that has its number into the outbox.
+func (s *Store) enqueueJob(ctx context.Context, tx *transaction, what events.JobChange, previous, job *Job, key string) error {
 	data := events.JobStatusChanged{
 		AccountID: job.AccountID, RegionID: job.RegionID, JobID: job.JobID, SourceID: job.SourceID, Name: job.Name,
 		Sequence: uint64(job.Sequence), Change: what, Status: string(job.Status), BusinessStatus: businessStatus(job),

@@ -27,10 +27,12 @@ type writing struct {
 
 // write is one function to be run in a write transaction.
 type write struct {
-	ctx  context.Context
-	fn   func(*transaction) error
-	done chan struct{} // closed when it was carried out, alone or with others
-	err  error
+	ctx context.Context
+	fn  func(*transaction) error
+	// options are those that it begins with when it does not share.
+	options *sql.TxOptions
+	done    chan struct{} // closed when it was carried out, alone or with others
+	err     error
 	// panicked tells of a panic of fn, which is to go on in the goroutine that wanted the write.
 	panicked error
 }
@@ -47,9 +49,28 @@ var errRehearsed = errors.New("rehearsed")
 // write runs fn in a write transaction; it may run several times, and in a transaction that others use too: what fails is
 // undone alone.
 func (d *database) write(ctx context.Context, fn func(*transaction) error) error {
+	return d.run(&write{ctx: ctx, fn: fn, options: d.begin(), done: make(chan struct{})})
+}
+
+// writeInTurn is write for transactions that many would begin at once and that would fail because of each other: those of one turn come
+// one after the other. On PostgreSQL it is not serializable, and each statement sees what was committed before it: of others, which
+// have no turn or another one, the rules are to be held by rows that are read for update, or by unique indexes.
+func (d *database) writeInTurn(ctx context.Context, turn string, fn func(*transaction) error) error {
 	w := &write{ctx: ctx, fn: fn, done: make(chan struct{})}
+	if lock := d.takeTurn(); lock != "" {
+		w.fn = func(tx *transaction) error {
+			if _, err := tx.ExecContext(ctx, lock, turn); err != nil {
+				return err
+			}
+			return fn(tx)
+		}
+	}
+	return d.run(w)
+}
+
+func (d *database) run(w *write) error {
 	if d.writing.rehearse {
-		_ = d.try(ctx, func(tx *transaction) error { return errors.Join(w.call(tx), errRehearsed) })
+		_ = d.try(w.ctx, w.options, func(tx *transaction) error { return errors.Join(w.call(tx), errRehearsed) })
 	}
 	d.carryOut(w)
 	if w.panicked != nil {
@@ -59,7 +80,7 @@ func (d *database) write(ctx context.Context, fn func(*transaction) error) error
 }
 
 // writeRow runs one statement that writes, committed by itself, and scans the row that it returns; found is false when it returns
-// none. The statement is to be right without a serializable transaction around it.
+// none. The statement is to be right without a serializable transaction around it. On PostgreSQL it waits for no turn: it is over at once.
 func (d *database) writeRow(ctx context.Context, into []any, query string, args ...any) (found bool, err error) {
 	scan := func(row *sql.Row) error {
 		err := row.Scan(into...)
@@ -72,12 +93,6 @@ func (d *database) writeRow(ctx context.Context, into []any, query string, args 
 	if d.writing.share {
 		err = d.write(ctx, func(tx *transaction) error { return scan(tx.QueryRowContext(toEnd(ctx), query, args...)) })
 		return found && err == nil, err
-	}
-	select {
-	case d.writing.turn <- struct{}{}:
-		defer func() { <-d.writing.turn }()
-	case <-ctx.Done():
-		return false, ctx.Err()
 	}
 	err = scan(d.QueryRowContext(ctx, query, args...))
 	return found, err
@@ -120,15 +135,15 @@ func (d *database) carryOut(w *write) {
 // alone runs a write in a transaction of its own.
 func (d *database) alone(w *write) {
 	for try := 1; ; try++ {
-		w.err = d.try(w.ctx, w.call)
+		w.err = d.try(w.ctx, w.options, w.call)
 		if w.err == nil || try == conflictRetries || !d.conflict(w.err) {
 			return
 		}
 	}
 }
 
-func (d *database) try(ctx context.Context, fn func(*transaction) error) error {
-	tx, err := d.writing.BeginTx(ctx, d.begin())
+func (d *database) try(ctx context.Context, options *sql.TxOptions, fn func(*transaction) error) error {
+	tx, err := d.writing.BeginTx(ctx, options)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -148,7 +163,7 @@ func (d *database) try(ctx context.Context, fn func(*transaction) error) error {
 // written, and it has to be done one by one.
 func (d *database) together(batch []*write) bool {
 	ctx := context.Background() // that one of them gives up must not undo the others
-	err := d.try(ctx, func(tx *transaction) error {
+	err := d.try(ctx, d.begin(), func(tx *transaction) error {
 		for _, w := range batch {
 			if w.err = w.ctx.Err(); w.err != nil {
 				continue
