@@ -100,7 +100,9 @@ func Doctor(ctx context.Context, config DoctorConfig, stdout, stderr io.Writer, 
 		examined.Certificates = append(examined.Certificates, config.Endpoint)
 	}
 	var unreached []doctor.NotSeen
-	unreachable := func(part string, err error) { unreached = append(unreached, doctor.NotSeen{Part: part, Why: err.Error()}) }
+	unreachable := func(part string, err error) {
+		unreached = append(unreached, doctor.NotSeen{Part: part, Why: err.Error()})
+	}
 
 	record, key, err := config.lookAtRecord(ctx)
 	if err != nil {

@@ -33,14 +33,19 @@ func reportPresence(ctx context.Context, record *store.Store, program, hostID st
 		}
 		select {
 		case <-ctx.Done():
-			const limit = 2 * time.Second
-			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-			defer cancel()
-			_ = record.EndProcess(ending, process.ProcessID) // else it is forgotten
+			endPresence(ctx, record, process.ProcessID)
 			return nil
 		case <-ticker.C:
 		}
 	}
+}
+
+// endPresence takes a process that ends out of the record; should that fail, it is forgotten there.
+func endPresence(ctx context.Context, record *store.Store, processID string) {
+	const limit = 2 * time.Second
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	_ = record.EndProcess(ctx, processID)
 }
 
 // reportVolume says in the record how much room a transition host has, until ctx is done.

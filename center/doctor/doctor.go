@@ -20,6 +20,7 @@ import (
 
 	"github.com/drover/drover/center"
 	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/events"
 )
 
 // Limits say from when on something is wrong. The zero value of each is its default.
@@ -204,7 +205,9 @@ func Examine(ctx context.Context, config Config) *Report {
 		if known {
 			x.look(ctx, "stream", x.stream)
 		}
-		x.look(ctx, "consumers", x.consumers)
+		for _, name := range []string{events.StreamName, events.DroverStreamName} {
+			x.look(ctx, "consumers of "+name, func(ctx context.Context) error { return x.consumers(ctx, name) })
+		}
 	}
 	if config.Temporal != nil {
 		x.temporal(ctx, known)

@@ -168,7 +168,7 @@ func TestHealthy(t *testing.T) {
 	require.Empty(t, report.NotSeen)
 	require.True(t, report.Sound())
 	require.Equal(t, []string{
-		"database", "secrets", "backups", "processes", "source servers", "transition hosts", "jobs", "sessions", "events", "certificates", "stream", "consumers",
+		"database", "secrets", "backups", "processes", "source servers", "transition hosts", "jobs", "sessions", "events", "certificates", "stream", "consumers of SMC", "consumers of DROVER",
 	}, report.Seen)
 }
 
@@ -237,11 +237,11 @@ func TestRecord(t *testing.T) {
 	f.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, TRUE)`)
 	report = f.examine()
 	requireFound(t, report, schemaAhead, "database", "version 99999")
-	require.Equal(t, []string{"database", "certificates", "consumers"}, report.Seen)
+	require.Equal(t, []string{"database", "certificates", "consumers of SMC", "consumers of DROVER"}, report.Seen)
 	f.exec(`DELETE FROM goose_db_version WHERE version_id > 3`)
 	requireFound(t, f.examine(), schemaBehind, "database", "version 3")
 
-	require.Equal(t, SecretKeyFile("/key", os.ErrNotExist).Kind, secretKey)
+	require.Equal(t, secretKey, SecretKeyFile("/key", os.ErrNotExist).Kind)
 	empty, err := store.OpenAsIs(storetest.URL(t))
 	if !storetest.Postgres() {
 		require.ErrorIs(t, err, os.ErrNotExist, "a database that is not there is not made")
@@ -384,15 +384,15 @@ func TestConsumers(t *testing.T) {
 	ctx := t.Context()
 	f.job()
 	f.relay()
-	make := func(name, filter string) jetstream.Consumer {
+	consumer := func(name, filter string) jetstream.Consumer {
 		c, err := f.js.CreateConsumer(ctx, events.StreamName, jetstream.ConsumerConfig{Durable: name, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy})
 		require.NoError(t, err)
 		return c
 	}
-	make("nobody", "")
-	make("nothing", "smc.v1.none.>")
+	consumer("nobody", "")
+	consumer("nothing", "smc.v1.none.>")
 	for name, confirm := range map[string]bool{"careless": false, "careful": true} {
-		batch, err := make(name, events.JobFilter("", "", "")).FetchNoWait(10)
+		batch, err := consumer(name, events.JobFilter("", "", "")).FetchNoWait(10)
 		require.NoError(t, err)
 		for msg := range batch.Messages() {
 			if confirm {

@@ -110,25 +110,23 @@ func numbers(ctx context.Context, js jetstream.JetStream, each func(subject stri
 	}
 }
 
-// consumers finds durable consumers that have something to read and do not get on.
-func (x *examination) consumers(ctx context.Context) error {
-	for _, name := range []string{events.StreamName, events.DroverStreamName} {
-		stream, err := x.JetStream.Stream(ctx, name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
+// consumers finds durable consumers of a stream that have something to read and do not get on.
+func (x *examination) consumers(ctx context.Context, name string) error {
+	stream, err := x.JetStream.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	list := stream.ListConsumers(ctx)
+	for info := range list.Info() {
+		if err := x.consumer(ctx, stream, info); err != nil {
+			return fmt.Errorf("consumer %s of stream %s: %w", info.Name, name, err)
 		}
-		if err != nil {
-			return fmt.Errorf("stream %s: %w", name, err)
-		}
-		list := stream.ListConsumers(ctx)
-		for info := range list.Info() {
-			if err := x.consumer(ctx, stream, info); err != nil {
-				return fmt.Errorf("consumer %s of stream %s: %w", info.Name, name, err)
-			}
-		}
-		if err := list.Err(); err != nil {
-			return fmt.Errorf("list the consumers of stream %s: %w", name, err)
-		}
+	}
+	if err := list.Err(); err != nil {
+		return fmt.Errorf("list the consumers of stream %s: %w", name, err)
 	}
 	return nil
 }

@@ -306,7 +306,7 @@ func (x *examination) differing(ctx context.Context, ids []string) (differ []str
 			defer cancel()
 			state, err := x.engine().EntityState(asking, id)
 			if err != nil {
-				return nil //nolint:nilerr // it ended, does not know the question yet, or is stuck, which is a finding of its own
+				return nil // it ended, does not know the question yet, or is stuck, which is a finding of its own
 			}
 			job, err := x.Record.JobByID(ctx, id)
 			if errors.Is(err, store.ErrNotFound) {

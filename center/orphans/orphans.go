@@ -24,7 +24,6 @@ import (
 
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/replica"
-	"github.com/drover/drover/smc"
 )
 
 // DefaultGrace is how long what belongs to nothing is left where it is.
@@ -163,18 +162,14 @@ func (s *Sweeper) look(ctx context.Context) (found []store.Orphan, err error) {
 		if slices.Contains(images, row.ImageID) {
 			continue
 		}
-		orphan := store.Orphan{Kind: store.OrphanLostImage, Name: row.ImageID, JobID: row.JobID, Info: row.ImageName + " is in the record, and its files are gone"}
-		if row.Status == smc.ImageDeleting {
-			kind, why, err := s.Store.ImageOrphan(ctx, store.FoundImage{ImageID: row.ImageID}, s.HostID)
-			if err != nil {
-				return nil, fmt.Errorf("ask about image %s: %w", row.ImageID, err)
-			}
-			if kind != store.OrphanCondemnedImage {
-				continue // its run deletes the row next, or has
-			}
-			orphan.Kind, orphan.Info = kind, why
+		// Its run may have deleted it since: the record is asked as it is now.
+		kind, why, err := s.Store.ImageOrphan(ctx, store.FoundImage{ImageID: row.ImageID}, s.HostID)
+		if err != nil {
+			return nil, fmt.Errorf("ask about image %s: %w", row.ImageID, err)
 		}
-		found = append(found, orphan)
+		if kind == store.OrphanCondemnedImage || kind == store.OrphanLostImage {
+			found = append(found, store.Orphan{Kind: kind, Name: row.ImageID, JobID: row.JobID, Info: why})
+		}
 	}
 	return found, nil
 }

@@ -136,7 +136,7 @@ func imageOfRecord(ctx context.Context, tx *transaction, image *Image, found Fou
 	case image.HostID != hostID:
 		return OrphanHalfImage, fmt.Sprintf("it has no manifest, and the record has it at the transition host %s", image.HostID), nil
 	case image.Status != smc.ImageDeleting && !found.Complete:
-		return OrphanLostImage, fmt.Sprintf("%s is in the record, and its manifest is missing", image.ImageName), nil
+		return OrphanLostImage, fmt.Sprintf("%s is in the record, and the host has no manifest of it", image.ImageName), nil
 	case image.Status != smc.ImageDeleting:
 		return "", "", nil
 	}

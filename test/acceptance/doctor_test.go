@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 	report := look()
 	require.True(t, report.Sound(), "%+v", report.Findings)
 	require.Empty(t, report.NotSeen)
-	require.Subset(t, report.Seen, []string{"database", "secrets", "processes", "transition hosts", "stream", "consumers", "workflows", "task queues", "entities"})
+	require.Subset(t, report.Seen, []string{"database", "secrets", "processes", "transition hosts", "stream", "consumers of SMC", "workflows", "task queues", "entities"})
 	text := s.try("doctor")
 	require.Contains(t, text.Stdout, "looked at: database", text.Stderr)
 
