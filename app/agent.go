@@ -68,14 +68,15 @@ var ErrSourceDeleted = errors.New("the center does not know this source server a
 // source server was deleted, and an *smc.Error (wrapped) when the center refuses the registration.
 func RunAgent(ctx context.Context, cfg AgentConfig, log *zap.Logger) error {
 	a := &agent{
-		cfg:      cfg,
-		log:      log,
-		instance: uuid.NewString(),
-		sync:     replica.Sync,
-		probe:    replica.ProbeDisk,
-		after:    time.After,
-		wait:     agentapi.DefaultWait,
-		answers:  make(chan struct{}, 1),
+		cfg:         cfg,
+		log:         log,
+		instance:    uuid.NewString(),
+		sync:        replica.Sync,
+		probe:       replica.ProbeDisk,
+		after:       time.After,
+		failedAgain: failedAgain,
+		wait:        agentapi.DefaultWait,
+		answers:     make(chan struct{}, 1),
 	}
 	err := a.run(ctx)
 	if ctx.Err() == nil {
@@ -101,7 +102,9 @@ type agent struct {
 	sync  func(context.Context, replica.SyncConfig, func(replica.Progress)) error
 	probe func(string) (replica.DiskInfo, error)
 	after func(time.Duration) <-chan time.Time
-	wait  time.Duration // of one request for work
+	// failedAgain is the constant of that name outside tests.
+	failedAgain time.Duration
+	wait        time.Duration // of one request for work
 
 	answers chan struct{} // gets something when the center answers heartbeats again
 	heard   func(error)   // is told what became of the last heartbeat

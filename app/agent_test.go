@@ -272,10 +272,11 @@ func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
 			r.mu.Unlock()
 			return time.After(time.Millisecond)
 		},
-		wait:    200 * time.Millisecond,
-		answers: make(chan struct{}, 1),
-		metrics: newAgentMetrics(monitor.New("test")),
-		heard:   func(error) {},
+		failedAgain: time.Hour, // only where a test has to do with it
+		wait:        200 * time.Millisecond,
+		answers:     make(chan struct{}, 1),
+		metrics:     newAgentMetrics(monitor.New("test")),
+		heard:       func(error) {},
 	}
 	return r
 }
@@ -641,6 +642,36 @@ func TestAgentDoesNotRepeatWhatIsOver(t *testing.T) {
 			r.stop()
 		})
 	}
+}
+
+// A host that died before it could record a failure is told again, until the run has failed and its work is withdrawn.
+func TestAgentTellsAFailureAgainThatWasNotHeard(t *testing.T) {
+	center := newFakeCenter(t)
+	r := newAgent(t, firstStart(t, center))
+	r.agent.failedAgain = 50 * time.Millisecond
+	r.start()
+	center.want(someWork("j-1"))
+	failure := &replica.Error{Code: replica.CodeSourceReadError, Message: "input/output error"}
+	for range 2 {
+		call := r.sync.next()
+		assert.Equal(t, "j-1", call.cfg.JobID)
+		call.finish(t, failure)
+	}
+	third := r.sync.next()
+	center.want(nil) // the run has failed
+	third.requireEnded(t)
+	polls := center.count(func(c *fakeCenter) int { return len(c.polls) })
+	before := polls()
+	eventually(t, "requests held to their end", func() bool { return polls() >= before+3 })
+	select {
+	case <-r.sync.starts:
+		require.Fail(t, "what was withdrawn is served")
+	default:
+	}
+	center.want(someWork("j-1")) // the job was started again
+	r.sync.next().finish(t, nil)
+	r.stop()
+	assert.Equal(t, 2, r.logs.FilterMessageSnippet("has not failed at the center").Len())
 }
 
 func TestAgentFencedAsksAgainAfterAPause(t *testing.T) {

@@ -14,13 +14,17 @@ import (
 
 // finalCodes are failures of a sync that the agent does not try again by itself: the transition host
 // knows of them, the run fails, and a person sees to the disk. What shall be tried again after that comes
-// as a new generation.
+// as a new generation. Only when the run does not fail within failedAgain does the agent sync again, and
+// fail again: the host may have died before it could record the failure.
 var finalCodes = map[string]bool{
 	replica.CodeSourceReadError:    true,
 	replica.CodeSourceSizeChanged:  true,
 	replica.CodeSourceDiskNotFound: true,
 	replica.CodeSyncDiverged:       true,
 }
+
+// failedAgain is how long the agent waits for a run to fail whose host it has told of a failure.
+const failedAgain = 10 * time.Second
 
 // task is a sync under way.
 type task struct {
@@ -69,6 +73,7 @@ func (a *agent) work(ctx context.Context) error {
 		failures int   // syncs of it in a row that lost their session
 		outage   = outage{log: a.log, what: "request for work", after: a.after, answers: a.answers}
 	)
+	unheard := ctx // is done when the run of a sync that failed should have failed too; ctx when none has failed
 	defer func() {
 		if current != nil && !current.stop(a.cfg.Process.share(activitiesShare)) {
 			a.log.Warn("the sync does not end; leaving it to the end of the process")
@@ -78,6 +83,9 @@ func (a *agent) work(ctx context.Context) error {
 		if current != nil && current.finished() {
 			lost := current
 			current = nil
+			if lost.err != nil && finished(lost.err) {
+				unheard = a.untilHeard(ctx)
+			}
 			if !finished(lost.err) {
 				if lost.lasted >= lastPause {
 					failures = 0
@@ -94,10 +102,14 @@ func (a *agent) work(ctx context.Context) error {
 			}
 		}
 
-		desired, err := a.poll(ctx, have, current)
+		desired, err := a.poll(ctx, have, current, unheard.Done())
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case unheard.Err() != nil:
+			a.log.Warn("the run that failed here has not failed at the center; syncing again")
+			have, unheard = 0, ctx
+			continue
 		case current != nil && current.finished():
 			continue // its end interrupted the request; what came is asked for again
 		case err != nil:
@@ -123,7 +135,7 @@ func (a *agent) work(ctx context.Context) error {
 			current = nil
 		}
 		if desired.Generation != served {
-			served, failures = desired.Generation, 0
+			served, failures, unheard = desired.Generation, 0, ctx
 		}
 		if desired.Work != nil {
 			current = a.start(ctx, desired.Generation, *desired.Work)
@@ -131,19 +143,30 @@ func (a *agent) work(ctx context.Context) error {
 	}
 }
 
-// poll asks for work. It returns early, with an error, when the current sync ends.
-func (a *agent) poll(ctx context.Context, have int64, current *task) (agentapi.Desired, error) {
+// untilHeard returns a context that is done when the run of a sync that has just failed should have failed too.
+func (a *agent) untilHeard(ctx context.Context) context.Context {
+	ctx, cancel := context.WithTimeout(ctx, a.failedAgain)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+// poll asks for work. It returns early, with an error, when the current sync ends or unheard is closed.
+func (a *agent) poll(ctx context.Context, have int64, current *task, unheard <-chan struct{}) (agentapi.Desired, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var ended <-chan struct{}
 	if current != nil {
-		go func() {
-			select {
-			case <-current.done:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
+		ended = current.done
 	}
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-unheard:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return a.client.Work(ctx, agentapi.WorkQuery{Instance: a.instance, Have: have, Wait: a.wait})
 }
 
