@@ -76,11 +76,15 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 			return err
 		}
 		job, lookErr := t.Store.JobByID(ctx, jobID)
-		state := smc.JobState{}
-		if lookErr == nil {
-			state = smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
+		switch {
+		case errors.Is(lookErr, store.ErrNotFound):
+			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+		case lookErr != nil:
+			// Whether the entity is right or behind, only the record could tell.
+			return fmt.Errorf("%s of job %s was not carried out, and its record cannot be read: %w", update, jobID, lookErr)
 		}
-		if lookErr != nil || smc.Allowed(smc.Trigger(update), state) != nil {
+		state := smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
+		if smc.Allowed(smc.Trigger(update), state) != nil {
 			return err
 		}
 		if state.Queued { // an entity that does not know of it learns so
@@ -89,7 +93,8 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return err
+			return fmt.Errorf("%w: %w", ctx.Err(), smc.Errorf(smc.CodeServiceUnavailable,
+				"%s of job %s was not carried out: the job is %s, and its workflow has not heard of it within %s; send it again", update, jobID, job.Status, updateTimeout))
 		}
 	}
 }

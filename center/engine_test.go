@@ -164,6 +164,23 @@ func TestUpdateThatIsNotAnswered(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// What an entity says that stays behind the record is not what the caller is told: it would be told that a job is Running which it sees at rest.
+func TestUpdateOfAnEntityThatStaysBehind(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	job := f.create(source)
+	engine, c := newTemporalEngine(f)
+	refused := temporal.NewApplicationError("the job is Running", smc.CodeReplicationJobInvalidStatus)
+	for range 100 {
+		c.calls = append(c.calls, refused)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	err := engine.Update(ctx, job, workflows.UpdateStart, "R1", struct{}{})
+	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
+	require.Contains(t, err.Error(), "the job is Ready")
+}
+
 func TestUpdateOfAJobThatIsGone(t *testing.T) {
 	f := newFixture(t)
 	engine, c := newTemporalEngine(f)
