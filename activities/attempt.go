@@ -159,7 +159,7 @@ func (w *syncWatch) wait(ctx context.Context, now time.Time) {
 	todo := "start its agent, or mend its way to the center and the transition host"
 	if w.source.State != smc.SourceUnavailable && w.source.HeartbeatAt.After(heard.Add(w.a.sourceQuiet())) {
 		code, what = smc.CodeSourceServerUnreachable, fmt.Sprintf("the agent of source server %s reports to the center but has not reached the transition host at %s since %s",
-			w.source.Name, w.a.HostURL, smc.FormatTime(heard))
+			w.source.Name, w.a.urlFor(w.job), smc.FormatTime(heard))
 		todo = "open its way there; its log says what fails"
 	}
 	limit := w.a.SourceWait

@@ -43,12 +43,21 @@ type Replication struct {
 	Store      *store.Store
 	Host       *replica.Host
 	HostURL    string // where agents reach the host
+	PrivateURL string // where those of jobs with NetMode 2 do; empty: at HostURL
 	OnProgress ProgressFunc
 	Logger     *zap.Logger
 	// SourceWait is how long a run that is Syncing waits for a silent source. Default smc.DefaultSourceWait.
 	SourceWait time.Duration
 	// SourceQuiet is how long a source may be silent before the run says that it waits. Default 20 seconds.
 	SourceQuiet time.Duration
+}
+
+// urlFor returns where the agent of a job reaches the host.
+func (a *Replication) urlFor(job *store.Job) string {
+	if job.PrivateNet() && a.PrivateURL != "" {
+		return a.PrivateURL
+	}
+	return a.HostURL
 }
 
 // PhaseInput names the run whose phase is to be done.
@@ -76,7 +85,7 @@ func (a *Replication) Prepare(ctx context.Context, in PhaseInput) error {
 				return err
 			}
 		}
-		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.HostURL, total)
+		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.urlFor(job), total)
 	})
 }
 
@@ -116,7 +125,7 @@ func (a *Replication) serveAgent(ctx context.Context, in PhaseInput, job *store.
 		return err
 	}
 	defer session.Close()
-	if err := a.Store.MoveSession(ctx, in.JobID, in.Run, a.HostURL); err != nil {
+	if err := a.Store.MoveSession(ctx, in.JobID, in.Run, a.urlFor(job)); err != nil {
 		return err
 	}
 

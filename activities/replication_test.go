@@ -2,6 +2,7 @@ package activities
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -268,6 +269,51 @@ func TestPhases(t *testing.T) {
 	require.Empty(t, f.job(in.JobID).HostID)
 	f.requireNoOp(f.a.Clean, in)
 	f.requireImage(job.ImageID, true)
+}
+
+// The agent of a job with NetMode 2 is told the private address, and follows it when the host comes back at another one.
+func TestNetModeChoosesTheAddress(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		netMode       int
+		private, want string
+	}{
+		{"public", 0, "http://10.0.0.1:7701", ""},
+		{"private", 2, "http://10.0.0.1:7701", "http://10.0.0.1:7701"},
+		{"the host has none", 2, "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixture(t)
+			f.a.PrivateURL = test.private
+			vSwitch := "vsw-1"
+			id, err := f.record.CreateJob(t.Context(), account, smc.CreateReplicationJobRequest{
+				RegionID: region, SourceID: f.sourceID, NetMode: &test.netMode, VSwitchID: &vSwitch,
+			}, 10)
+			require.NoError(t, err)
+			in := f.run(id, smc.TriggerStart)
+			require.NoError(t, f.do(f.a.Prepare, in))
+			work, err := f.record.Work(t.Context(), f.sourceID)
+			require.NoError(t, err)
+			require.Equal(t, cmp.Or(test.want, f.url), work.HostURL)
+
+			if test.want == "" {
+				return
+			}
+
+			// The worker is restarted with another address.
+			f.a.PrivateURL = "http://10.0.0.2:7701"
+			changed, stop := f.record.WorkChanged(f.sourceID)
+			defer stop()
+			synced := make(chan error, 1)
+			go func() { synced <- f.do(f.a.Sync, in) }()
+			<-changed
+			work, err = f.record.Work(t.Context(), f.sourceID)
+			require.NoError(t, err)
+			require.Equal(t, f.a.PrivateURL, work.HostURL)
+			require.NoError(t, <-f.agent(t.Context(), id, nil))
+			require.NoError(t, <-synced)
+		})
+	}
 }
 
 // A worker may die between what an activity does to the disks and the transition that says so.

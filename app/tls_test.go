@@ -58,6 +58,7 @@ func TestNamesOfAListener(t *testing.T) {
 	assert.Equal(t, loopback, reachedBy([]string{"127.0.0.1:7700", ""}))
 	assert.Equal(t, append(loopback, "t.example"), reachedBy([]string{"localhost:7701", "https://t.example:7701"}))
 	assert.Equal(t, []string{"192.0.2.1", "a.example", "fe80::1"}, reachedBy([]string{"192.0.2.1:7700", "a.example", "[fe80::1]:1"}))
+	assert.Equal(t, []string{"10.0.0.1", "t.example"}, reachedBy([]string{"https://t.example:7701", "https://10.0.0.1:7701"}), "the public and the private address")
 	assert.Equal(t, []string{"2001:db8::1", "t.example"}, reachedBy([]string{"https://t.example", "https://[2001:db8::1]/drover"}), "the port that https has")
 	host, err := os.Hostname()
 	require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,8 @@ type WorkerConfig struct {
 	TLS TLSConfig
 	// TransitionURL is how agents reach it. Default http://<TransitionListen>, or https:// with TLS.
 	TransitionURL string
+	// TransitionPrivateURL is how the agents of jobs with NetMode 2 reach it. Default TransitionURL.
+	TransitionPrivateURL string
 	// SourceWait is how long a run that is Syncing on the transition host waits for a silent source. Default smc.DefaultSourceWait.
 	SourceWait time.Duration
 	// OrphanGrace is how long the transition host leaves what belongs to nothing where it is. Default orphans.DefaultGrace.
@@ -84,8 +87,11 @@ func (c *WorkerConfig) Check() error {
 		if err := c.TLS.check("transition-listen", c.TransitionListen); err != nil {
 			return err
 		}
-		if c.TLS.Enabled() && strings.HasPrefix(c.TransitionURL, "http://") {
-			return fmt.Errorf("--transition-url %s: the transition host serves https, so the URL begins with https://", c.TransitionURL)
+		if err := c.checkTransitionURL("--transition-url", c.TransitionURL); err != nil {
+			return err
+		}
+		if err := c.checkTransitionURL("--transition-private-url", c.TransitionPrivateURL); err != nil {
+			return err
 		}
 	}
 	if slices.Contains(c.Roles, RoleOrchestrator) {
@@ -101,6 +107,21 @@ func (c *WorkerConfig) Check() error {
 		connections.DatabaseURL, connections.SecretKeyFile = "none", "none" // an orchestrator speaks to the endpoint alone
 	}
 	return connections.Check()
+}
+
+// checkTransitionURL refuses an address, given by a flag, at which no agent could reach the transition host.
+func (c *WorkerConfig) checkTransitionURL(flag, address string) error {
+	if address == "" {
+		return nil
+	}
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return fmt.Errorf("%s %s: want a URL such as https://host.example:7701", flag, address)
+	case c.TLS.Enabled() && u.Scheme == "http":
+		return fmt.Errorf("%s %s: the transition host serves https, so the URL begins with https://", flag, address)
+	}
+	return nil
 }
 
 const (
@@ -199,8 +220,13 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	return untilStopped(ctx, group.Wait())
 }
 
+// stickyTimeout is how long the next step of a job waits for the worker that did the one before, which has its state, until any worker takes
+// it. Stop takes effect within 5 seconds also when that worker has just died; Temporal's default is 5 seconds.
+const stickyTimeout = 2 * time.Second
+
 func runCenterWorker(ctx context.Context, process Process, temporal client.Client, record *store.Store, log *zap.Logger) error {
 	return hostQueue(ctx, process, RoleCenter, func(options worker.Options) worker.Worker {
+		options.StickyScheduleToStartTimeout = stickyTimeout
 		w := worker.New(temporal, activities.QueueCenter, options)
 		w.RegisterWorkflow(workflows.ReplicationJob)
 		w.RegisterWorkflow(workflows.ReplicationRun)
@@ -227,7 +253,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	}
 	defer config.Process.closing("image store", host.Close)()
 	registerHost(config.Process.Monitor, host, log.Named("metrics"))
-	shows, err := newIdentity(ctx, config.TLS, record, []string{config.TransitionListen, config.TransitionURL}, log.Named("tls"))
+	shows, err := newIdentity(ctx, config.TLS, record, []string{config.TransitionListen, config.TransitionURL, config.TransitionPrivateURL}, log.Named("tls"))
 	if err != nil {
 		return err
 	}
@@ -235,9 +261,9 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	if err != nil {
 		return fmt.Errorf("transition host: listen on %s: %w", config.TransitionListen, err)
 	}
-	url := config.TransitionURL
-	if url == "" {
-		url = config.TLS.scheme() + "://" + listener.Addr().String()
+	address := config.TransitionURL
+	if address == "" {
+		address = config.TLS.scheme() + "://" + listener.Addr().String()
 	}
 	nc, err := config.nats("drover-worker", log)
 	if err != nil {
@@ -249,7 +275,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	newWorker := func(options worker.Options) worker.Worker {
 		w := worker.New(temporal, activities.QueueTransition(hostID), options)
 		w.RegisterActivity(&activities.Replication{
-			Store: record, Host: host, HostURL: url, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
+			Store: record, Host: host, HostURL: address, PrivateURL: config.TransitionPrivateURL, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
 		})
 		return w
 	}
@@ -283,7 +309,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 		ticker := time.NewTicker(hostHeartbeat)
 		defer ticker.Stop()
 		for known := false; ; {
-			err := record.HostHeartbeat(ctx, hostID, url)
+			err := record.HostHeartbeat(ctx, hostID, address, store.WithPrivateURL(config.TransitionPrivateURL))
 			if err != nil && ctx.Err() == nil {
 				log.Warn("the transition host could not report itself", zap.Error(err))
 			}

@@ -130,6 +130,7 @@ func (p process) check(t *testing.T) {
 		config := app.WorkerConfig{
 			Connections: connections, Roles: strings.Split(p.flag("role"), ","), TLS: app.TLSFromEnv(get),
 			DataDir: p.flag("data"), TransitionListen: p.flag("transition-listen"), TransitionURL: p.flag("transition-url"),
+			TransitionPrivateURL: p.flag("transition-private-url"),
 		}
 		if slices.Contains(config.Roles, app.RoleOrchestrator) {
 			config.Orchestrator.SMC, err = smc.ConfigFromEnv(get)

@@ -148,7 +148,7 @@ var ownCodes = []OwnCode{
 	{
 		Code: CodeSourceServerUnreachable, Status: 400, Class: Operator,
 		Message: "The agent of the source server does not reach the transition host. Open its way.",
-		Cause: "The center hears the agent, and the transition host does not: a firewall, a wrong --transition-url, a proxy, or a certificate that the " +
+		Cause: "The center hears the agent, and the transition host does not: a firewall, a wrong --transition-url or --transition-private-url, a proxy, or a certificate that the " +
 			"agent does not trust.",
 		ByItself: "The run waits as for a source that is offline, and says so in StatusInfo. When that lasts for the time below (--source-wait), the job is InError.",
 		ToDo:     "From the source server, open a connection to the address in StatusInfo; the agent's log says what fails. Then, if the job is InError, " + startResume,

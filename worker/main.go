@@ -65,6 +65,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.DataDir, "data", "", "`DIR` where the transition host keeps staging and images")
 			flags.StringVar(&config.TransitionListen, "transition-listen", "127.0.0.1:7701", "`ADDRESS` where the transition host listens for agents")
 			flags.StringVar(&config.TransitionURL, "transition-url", "", "`URL` by which agents reach it (default http://<transition-listen>, or https:// with TLS)")
+			flags.StringVar(&config.TransitionPrivateURL, "transition-private-url", "", "`URL` by which the agents of jobs with NetMode 2 reach it (default: as all others do)")
 			app.TLSFlags(flags, &config.TLS)
 			flags.DurationVar(&config.SourceWait, "source-wait", app.SourceWaitFromEnv(getenv), "how long a run waits on the transition host for a source that is silent, a `DURATION` (DROVER_SOURCE_WAIT)")
 			flags.DurationVar(&config.OrphanGrace, "orphan-grace", app.OrphanGraceFromEnv(getenv), "how long the transition host leaves what belongs to no job and no image, a `DURATION` (DROVER_ORPHAN_GRACE)")

@@ -175,7 +175,7 @@ func SecondsLeft(total, read, rate int64) int64 {
 func (s *Store) Host(ctx context.Context, hostID string) (*Host, error) {
 	host := Host{HostID: hostID}
 	var heartbeat int64
-	err := s.db.QueryRowContext(ctx, `SELECT url, heartbeat_at FROM hosts WHERE host_id = ?`, hostID).Scan(&host.URL, &heartbeat)
+	err := s.db.QueryRowContext(ctx, `SELECT url, private_url, heartbeat_at FROM hosts WHERE host_id = ?`, hostID).Scan(&host.URL, &host.PrivateURL, &heartbeat)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("transition host %s: %w", hostID, ErrNotFound)
 	}

@@ -191,7 +191,7 @@ type HostState struct {
 
 // HostStates returns how all transition hosts stand.
 func (s *Store) HostStates(ctx context.Context) ([]HostState, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT host_id, url, heartbeat_at, free_bytes, total_bytes, swept_at,
+	rows, err := s.db.QueryContext(ctx, `SELECT host_id, url, private_url, heartbeat_at, free_bytes, total_bytes, swept_at,
 		(SELECT COUNT(*) FROM replication_jobs j WHERE j.host_id = hosts.host_id), (SELECT COUNT(*) FROM images i WHERE i.host_id = hosts.host_id)
 		FROM hosts ORDER BY host_id`)
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *Store) HostStates(ctx context.Context) ([]HostState, error) {
 	}
 	return collect(rows, func(row rowScanner) (h HostState, err error) {
 		var heartbeat, swept int64
-		err = row.Scan(&h.HostID, &h.URL, &heartbeat, &h.FreeBytes, &h.TotalBytes, &swept, &h.Jobs, &h.Images)
+		err = row.Scan(&h.HostID, &h.URL, &h.PrivateURL, &heartbeat, &h.FreeBytes, &h.TotalBytes, &swept, &h.Jobs, &h.Images)
 		h.HeartbeatAt, h.SweptAt = fromMillis(heartbeat), fromMillis(swept)
 		h.Alive = !h.HeartbeatAt.Before(s.now().Add(-hostAlive))
 		return h, err

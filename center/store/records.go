@@ -127,6 +127,7 @@ type AccessToken struct {
 // Host is a transition host.
 type Host struct {
 	HostID, URL string
+	PrivateURL  string // by which agents of jobs with NetMode 2 reach it; empty: by URL
 	HeartbeatAt time.Time
 }
 

@@ -79,6 +79,9 @@ func (s *Store) Work(ctx context.Context, sourceID string) (Work, error) {
 	return work, json.Unmarshal([]byte(parameters), &work.Parameters)
 }
 
+// PrivateNet reports whether the job's agent reaches its transition host by the private address, where the host has one. CONTRACT: NetMode 2.
+func (j *Job) PrivateNet() bool { return value(j.Spec.NetMode) == 2 }
+
 // Parameters are the job's replication parameters as its agent and its transition host need them.
 func (j *Job) Parameters() agentapi.Params {
 	p, err := smc.ParseReplicationParameters(value(j.Spec.ReplicationParameters))
@@ -92,16 +95,27 @@ func (j *Job) Parameters() agentapi.Params {
 // hostAlive is how long a transition host counts as alive after its last heartbeat.
 const hostAlive = 30 * time.Second
 
-// HostHeartbeat records that a transition host lives, and where it listens.
-func (s *Store) HostHeartbeat(ctx context.Context, hostID, url string) error {
+// HostOption says more of a transition host than that it lives at a URL.
+type HostOption func(*Host)
+
+// WithPrivateURL names the address by which agents of jobs with NetMode 2 reach a transition host. None when it is empty.
+func WithPrivateURL(url string) HostOption { return func(h *Host) { h.PrivateURL = url } }
+
+// HostHeartbeat records that a transition host lives, and where agents reach it. What no option says anymore is forgotten.
+func (s *Store) HostHeartbeat(ctx context.Context, hostID, url string, options ...HostOption) error {
+	host := Host{HostID: hostID, URL: url}
+	for _, option := range options {
+		option(&host)
+	}
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO hosts (host_id, url, heartbeat_at) VALUES (?, ?, ?)
-			ON CONFLICT (host_id) DO UPDATE SET url = excluded.url, heartbeat_at = excluded.heartbeat_at`, hostID, url, millis(s.now()))
+		_, err := tx.ExecContext(ctx, `INSERT INTO hosts (host_id, url, private_url, heartbeat_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (host_id) DO UPDATE SET url = excluded.url, private_url = excluded.private_url, heartbeat_at = excluded.heartbeat_at`,
+			host.HostID, host.URL, host.PrivateURL, millis(s.now()))
 		return err
 	})
 }
 
-// HostURL returns where a transition host listens, or ErrNotFound.
+// HostURL returns where a transition host is reached by all but the agents of jobs with NetMode 2, or ErrNotFound.
 func (s *Store) HostURL(ctx context.Context, hostID string) (string, error) {
 	var url string
 	err := s.db.QueryRowContext(ctx, `SELECT url FROM hosts WHERE host_id = ?`, hostID).Scan(&url)
@@ -111,11 +125,15 @@ func (s *Store) HostURL(ctx context.Context, hostID string) (string, error) {
 	return url, err
 }
 
-// pickHost chooses the live transition host with the fewest jobs.
-func (s *Store) pickHost(ctx context.Context, tx *transaction) (string, error) {
+// pickHost chooses the live transition host with the fewest jobs; for a job with NetMode 2, among those with a private address if there are any.
+func (s *Store) pickHost(ctx context.Context, tx *transaction, job *Job) (string, error) {
+	first := "" // what all are equal in
+	if job.PrivateNet() {
+		first = `CASE WHEN h.private_url = '' THEN 1 ELSE 0 END, `
+	}
 	var hostID string
 	err := tx.QueryRowContext(ctx, `SELECT h.host_id FROM hosts h LEFT JOIN replication_jobs j ON j.host_id = h.host_id
-		WHERE h.heartbeat_at >= ? GROUP BY h.host_id ORDER BY COUNT(j.job_id), h.host_id LIMIT 1`, millis(s.now().Add(-hostAlive))).Scan(&hostID)
+		WHERE h.heartbeat_at >= ? GROUP BY h.host_id ORDER BY `+first+`COUNT(j.job_id), h.host_id LIMIT 1`, millis(s.now().Add(-hostAlive))).Scan(&hostID)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", smc.Errorf(smc.CodeTransitionHostUnavailable, "no transition host has reported in the last %s: start a worker with the role transition", hostAlive)
 	}

@@ -324,6 +324,33 @@ func TestHostWithTheFewestJobsIsPicked(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 }
 
+// NetMode chooses among the addresses of transition hosts, and hosts with a private one come first for the jobs that are to use it.
+func TestPrivateAddressesOfHosts(t *testing.T) {
+	f := newFixture(t)
+	start := func(name string, netMode int) string {
+		s := spec(f.source(name).SourceID)
+		s.NetMode, s.VSwitchID = &netMode, pointer("vsw-1")
+		return f.start(f.create(s), "start", smc.TriggerStart).HostID
+	}
+	require.Equal(t, hostID, start("no host has one", 2))
+
+	require.NoError(t, f.HostHeartbeat(f.ctx, "i-private", "http://other", WithPrivateURL("http://10.0.0.1")))
+	host, err := f.Host(f.ctx, "i-private")
+	require.NoError(t, err)
+	require.Equal(t, "http://other", host.URL)
+	require.Equal(t, "http://10.0.0.1", host.PrivateURL)
+	url, err := f.HostURL(f.ctx, "i-private")
+	require.NoError(t, err)
+	require.Equal(t, "http://other", url, "images are fetched by the public one")
+	for i := range 3 {
+		require.Equal(t, "i-private", start(fmt.Sprint("private", i), 2), "also when it has more jobs")
+	}
+	require.Equal(t, hostID, start("public", 0), "the one with the fewest jobs")
+
+	require.NoError(t, f.HostHeartbeat(f.ctx, "i-private", "http://other"))
+	require.Equal(t, hostID, start("it has none any more", 2))
+}
+
 func TestResumeKeepsTheRun(t *testing.T) {
 	for reached, resumed := range map[smc.BusinessStatus]smc.BusinessStatus{
 		smc.BusinessPreparing:  smc.BusinessPreparing,

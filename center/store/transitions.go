@@ -295,7 +295,7 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 			return err
 		}
 	} else {
-		host, err := s.pickHost(ctx, tx)
+		host, err := s.pickHost(ctx, tx, job)
 		if err != nil {
 			return err
 		}
