@@ -691,7 +691,7 @@ func TestDueStartWaitsForItsSource(t *testing.T) {
 	s.offline()
 	var waiting *store.Job
 	// The test environment ends an activity after its tenth attempt, which Temporal does not.
-	s.at(time.Hour+4*time.Minute, func() { waiting = s.job(); s.online() })
+	s.at(time.Hour+4*time.Minute-10*time.Second, func() { waiting = s.job(); s.online() })
 	require.NoError(t, s.runUntil(5*time.Hour))
 	require.Equal(t, smc.StatusReady, waiting.Status)
 	require.Equal(t, 9, s.attempts["StartDueRun"], "every half a minute")
