@@ -87,7 +87,7 @@ func BenchmarkCreateReplicationJob(b *testing.B) {
 	bench := newBench(b)
 	for _, clients := range benchClients {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
-			sources := bench.sources(b, b.N+clients)
+			sources := bench.sources(b, b.N+warmUps(clients))
 			bench.compare(b, smc.CreateReplicationJob, clients, func(i int) (string, url.Values) {
 				return sources[i].keyID, smc.CreateReplicationJob.Encode(&smc.CreateReplicationJobRequest{RegionID: region, SourceID: sources[i].id})
 			})
@@ -200,14 +200,14 @@ func (s *bench) jobs(account int) {
 // and the ratio of the two.
 func (s *bench) compare(b *testing.B, operation smc.AnyOperation, clients int, request func(i int) (keyID string, values url.Values)) {
 	b.Helper()
-	// The bare handler answers with what the center answered before: the first calls also open the connections.
+	// The bare handler answers with what the center answered before: the first calls also open the connections, and ask for every page once.
 	warmCenter := s.connect(b, s.center, clients)
 	warmBare := s.connect(b, s.bare, clients)
 	s.answer.Store(new([]byte))
-	warmUp := s.sign(operation, request, b.N, clients)
+	warmUp := s.sign(operation, request, b.N, warmUps(clients))
 	_, body := warmCenter.call(b, warmUp)
 	s.answer.Store(&body)
-	warmBare.call(b, s.sign(operation, request, b.N, clients))
+	warmBare.call(b, s.sign(operation, request, b.N, warmUps(clients)))
 
 	const turns = 16
 	ofCenter, ofBare := s.sign(operation, request, 0, b.N), s.sign(operation, request, 0, b.N)
@@ -228,6 +228,9 @@ func (s *bench) compare(b *testing.B, operation smc.AnyOperation, clients int, r
 	b.ReportMetric(center.rate()/bare.rate(), "of-bare")
 	b.ReportMetric(float64(len(body)), "answer-B")
 }
+
+// warmUps is how many calls come before those that are measured.
+func warmUps(clients int) int { return max(clients, benchAccount/smc.MaxPageSize) }
 
 // sign makes requests as they are sent, so that the clients do nothing but send them.
 func (s *bench) sign(operation smc.AnyOperation, request func(int) (string, url.Values), from, n int) [][]byte {
