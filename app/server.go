@@ -272,13 +272,18 @@ func serveHTTP(ctx context.Context, address string, shows *identity, handler htt
 	return serveListener(ctx, listener, shows, handler, grace, log)
 }
 
+// maxHeader is how long the line and the headers of a request may be. It lets through a query somewhat longer than one may be, for the
+// endpoint to refuse it with a code and a RequestId; what is longer still gets net/http's bare 431, so that nobody without a key fills the
+// memory.
+const maxHeader = smc.MaxBody + 64<<10
+
 // serveListener serves https with what shows shows, and plain http when that is nil. When ctx is done, requests under way have grace to
 // end; those that only wait for something, a third of it.
 func serveListener(ctx context.Context, listener net.Listener, shows *identity, handler http.Handler, grace time.Duration, log *zap.Logger) error {
 	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelRequests()
 	server := &http.Server{
-		Handler: handler, ErrorLog: zap.NewStdLog(log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: handler, ErrorLog: zap.NewStdLog(log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return requests }, TLSConfig: shows.config(),
 	}
 	stopped := make(chan struct{})
