@@ -118,13 +118,14 @@ type FailInput struct {
 	JobID string
 	Key   string
 	Run   int
+	Lap   int64  // number of the transition that started or resumed the run
 	Code  string // SMC code
 	Info  string // what a person can do about it
 }
 
 // Fail makes a Running job InError.
 func (a *Jobs) Fail(ctx context.Context, in FailInput) error {
-	return applicationError(a.Store.Fail(ctx, in.JobID, in.Key, in.Run, in.Code, in.Info))
+	return applicationError(a.Store.Fail(ctx, in.JobID, in.Key, in.Run, in.Code, in.Info, store.InLap(in.Lap)))
 }
 
 // JobState is what the store holds of a job's course.
@@ -132,7 +133,7 @@ type JobState struct {
 	Status         smc.JobStatus
 	BusinessStatus smc.BusinessStatus // the phase reached
 	Run            int
-	Lap            int64  // number of the job's last transition
+	Lap            int64  // number of the transition that started or resumed the run
 	HostID         string // transition host that holds its staging; empty when released
 	Schedule       store.Schedule
 }
@@ -146,5 +147,5 @@ func (a *Jobs) State(ctx context.Context, jobID string) (*JobState, error) {
 	if err != nil {
 		return nil, applicationError(err)
 	}
-	return &JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID, Schedule: *job.Schedule()}, nil
+	return &JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.RunLap(), HostID: job.HostID, Schedule: *job.Schedule()}, nil
 }

@@ -37,12 +37,12 @@ func TestJobsLife(t *testing.T) {
 	for range 2 { // every activity may be run again
 		require.NoError(t, f.doJob(jobs.StartRun, start))
 	}
-	require.NoError(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "fail", Run: 1, Code: "Code", Info: "info"}))
+	require.NoError(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "fail", Run: 1, Lap: 2, Code: "Code", Info: "info"}))
 	state, err := jobs.State(t.Context(), id)
 	require.NoError(t, err)
-	require.Equal(t, &JobState{Status: smc.StatusInError, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 3, HostID: hostID, Schedule: *f.job(id).Schedule()}, state)
+	require.Equal(t, &JobState{Status: smc.StatusInError, BusinessStatus: smc.BusinessPreparing, Run: 1, Lap: 2, HostID: hostID, Schedule: *f.job(id).Schedule()}, state)
 	require.NoError(t, f.doJob(jobs.BeginDelete, MoveInput{JobID: id, Key: "delete"}))
-	require.Equal(t, TypeSuperseded, applicationFailure(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "late", Run: 1})).Type())
+	require.Equal(t, TypeSuperseded, applicationFailure(t, f.doJob(jobs.Fail, FailInput{JobID: id, Key: "late", Run: 1, Lap: 2})).Type())
 	for range 2 {
 		require.NoError(t, f.doJob(jobs.EndDelete, MoveInput{JobID: id, Key: "deleted"}))
 	}

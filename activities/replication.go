@@ -85,7 +85,7 @@ func (a *Replication) Prepare(ctx context.Context, in PhaseInput) error {
 				return err
 			}
 		}
-		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.urlFor(job), total)
+		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.urlFor(job), total, store.InLap(in.Lap))
 	})
 }
 
@@ -103,7 +103,7 @@ func (a *Replication) Sync(ctx context.Context, in PhaseInput) error {
 			}
 		}
 		// When it was not open, an earlier attempt ended the sync, or Stop did: the transition tells which.
-		return a.Store.EndSync(ctx, in.JobID, in.key("process"), in.Run)
+		return a.Store.EndSync(ctx, in.JobID, in.key("process"), in.Run, store.InLap(in.Lap))
 	})
 }
 
@@ -216,7 +216,7 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 				Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes, Root: disk.Root.String(),
 			})
 		}
-		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks)
+		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks, store.InLap(in.Lap))
 	})
 }
 
@@ -236,7 +236,7 @@ func (a *Replication) Clean(ctx context.Context, in PhaseInput) (*CleanResult, e
 			}
 		}
 		var err error
-		end.Status, err = a.Store.EndRun(ctx, in.JobID, in.key("end"), in.Run, job.Final())
+		end.Status, err = a.Store.EndRun(ctx, in.JobID, in.key("end"), in.Run, job.Final(), store.InLap(in.Lap))
 		return err
 	})
 	if err != nil {

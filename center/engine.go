@@ -48,7 +48,7 @@ func (t *TemporalEngine) Begin(ctx context.Context, jobID string) error {
 // entityInput is what the entity of a job starts from, also in a Temporal that knows nothing of the job.
 func entityInput(job *store.Job) workflows.JobInput {
 	input := workflows.JobInput{
-		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence,
+		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.RunLap(),
 		HostID: job.HostID, Schedule: *job.Schedule(),
 	}
 	if job.Status == smc.StatusFinished || job.Status == smc.StatusExpired || job.Status == smc.StatusDeleting {

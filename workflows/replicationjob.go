@@ -514,7 +514,7 @@ func (e *entity) run(ctx workflow.Context) error {
 		workflow.GetLogger(ctx).Error("run broke", "run", e.Run, "error", err)
 		var jobs *activities.Jobs
 		err := workflow.ExecuteActivity(onCenter(ctx), jobs.Fail, activities.FailInput{
-			JobID: e.JobID, Run: e.Run, Code: smc.CodeInternalError, Key: fmt.Sprintf("run/%d/%d/broken", e.Run, lap),
+			JobID: e.JobID, Run: e.Run, Lap: lap, Code: smc.CodeInternalError, Key: fmt.Sprintf("run/%d/%d/broken", e.Run, lap),
 			Info: fmt.Sprintf("the workflow of run %d ended unexpectedly: %v. Start the job to resume it.", e.Run, err),
 		}).Get(ctx, nil)
 		if errorType(err) == activities.TypeSuperseded {

@@ -148,7 +148,7 @@ func fail(ctx workflow.Context, in RunInput, phase smc.BusinessStatus, cause err
 	code, info := explain(cause)
 	var jobs *activities.Jobs
 	err := workflow.ExecuteActivity(onCenter(ctx), jobs.Fail, activities.FailInput{
-		JobID: in.JobID, Run: in.Run, Code: code,
+		JobID: in.JobID, Run: in.Run, Lap: in.Lap, Code: code,
 		Key:  fmt.Sprintf("run/%d/%d/fail", in.Run, in.Lap),
 		Info: fmt.Sprintf("%s failed: %s", phase, info),
 	}).Get(ctx, nil)

@@ -17,7 +17,7 @@ import (
 
 const selectJob = `SELECT job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
 	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at, queue_number, queue,
-	queue_unanswered, grid_phase, grid_through, missed FROM replication_jobs`
+	queue_unanswered, grid_phase, grid_through, missed, lap FROM replication_jobs`
 
 func scanJob(row rowScanner) (*Job, error) {
 	var job Job
@@ -25,7 +25,7 @@ func scanJob(row rowScanner) (*Job, error) {
 	var created, started, ended, valid, scheduled, unanswered, phase, through int64
 	err := row.Scan(&job.JobID, &job.AccountID, &job.RegionID, &job.SourceID, &job.Name, &job.ImageName, &spec, &job.Status, &job.BusinessStatus,
 		&job.Sequence, &job.Run, &job.RunType, &job.CutOver, &job.HostID, &job.ImageID, &job.Progress, &job.ErrorCode, &job.StatusInfo,
-		&created, &started, &ended, &valid, &scheduled, &job.Queue.Number, &queue, &unanswered, &phase, &through, &missed)
+		&created, &started, &ended, &valid, &scheduled, &job.Queue.Number, &queue, &unanswered, &phase, &through, &missed, &job.Lap)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}

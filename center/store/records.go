@@ -16,6 +16,7 @@ type Job struct {
 	Status               smc.JobStatus
 	BusinessStatus       smc.BusinessStatus // the phase reached, also while Stopped or InError
 	Sequence             int64              // number of the job's last transition
+	Lap                  int64              // number of the transition that started or resumed its current run; 0: not known
 	Run                  int                // number of the current or last run, from 1; 0 before the first
 	RunType              smc.RunType
 	CutOver              CutOver

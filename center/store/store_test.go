@@ -277,6 +277,32 @@ func TestTransitionsOfAPhaseThatIsOverAreSuperseded(t *testing.T) {
 	f.requireEvents(id, "Ready", "Running/Preparing", "Running/Syncing", "Stopped", "Running/Preparing")
 }
 
+func TestTransitionsOfAnEarlierLapAreSuperseded(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(spec(f.source("web").SourceID))
+	first := f.start(id, "start", smc.TriggerStart).Lap
+	require.NoError(t, f.BeginSync(f.ctx, id, "sync", 1, hostURL, 1, InLap(first)))
+	require.NoError(t, f.Stop(f.ctx, id, "stop"))
+	resumed := f.start(id, "resume", smc.TriggerStart)
+	require.Equal(t, resumed.Lap, f.start(id, "resume", smc.TriggerStart).Lap, "a repeated start is of the same lap")
+	second := resumed.Lap
+	require.NotEqual(t, first, second)
+	require.ErrorIs(t, f.BeginSync(f.ctx, id, "late sync", 1, hostURL, 1, InLap(first)), ErrSuperseded)
+	require.NoError(t, f.BeginSync(f.ctx, id, "sync again", 1, hostURL, 1, InLap(second)))
+	require.Equal(t, second, f.start(id, "resume", smc.TriggerStart).Lap, "also when the run has gone on")
+
+	require.ErrorIs(t, f.EndSync(f.ctx, id, "late process", 1, InLap(first)), ErrSuperseded)
+	require.ErrorIs(t, f.Fail(f.ctx, id, "late fail", 1, "Code", "info", InLap(first)), ErrSuperseded)
+	require.NoError(t, f.EndSync(f.ctx, id, "process", 1, InLap(second)))
+	require.ErrorIs(t, f.EndProcessing(f.ctx, id, "late clean", 1, "m-1", nil, InLap(first)), ErrSuperseded)
+	require.NoError(t, f.EndProcessing(f.ctx, id, "clean", 1, "m-1", nil, InLap(second)))
+	_, err := f.EndRun(f.ctx, id, "late end", 1, true, InLap(first))
+	require.ErrorIs(t, err, ErrSuperseded)
+	_, err = f.EndRun(f.ctx, id, "end", 1, true, InLap(second))
+	require.NoError(t, err)
+	require.Equal(t, smc.StatusFinished, f.job(id).Status)
+}
+
 func TestTransitionsOfTheWrongStatusCarryTheirCode(t *testing.T) {
 	f := newFixture(t)
 	id := f.create(spec(f.source("web").SourceID))

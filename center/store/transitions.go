@@ -112,6 +112,9 @@ var errAsItIs = errors.New("the job stays as it is")
 func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, job *Job, key string) error {
 	if job.Status != previous.Status {
 		job.Queue = Queue{}
+		if job.Status == smc.StatusRunning {
+			job.Lap = job.Sequence + 1 // the number that this transition gets
+		}
 	}
 	queue, err := job.Queue.encode()
 	if err != nil {
@@ -123,10 +126,10 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET status = ?, business_status = ?, run = ?, run_type = ?, cutover = ?, host_id = ?,
 		image_id = ?, progress = ?, error_code = ?, status_info = ?, started_at = ?, ended_at = ?, queue_number = ?, queue = ?,
-		queue_unanswered = 0, grid_phase = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
+		queue_unanswered = 0, grid_phase = ?, grid_through = ?, missed = ?, lap = ? WHERE job_id = ?`,
 		string(job.Status), string(job.BusinessStatus), job.Run, string(job.RunType), string(job.CutOver), job.HostID,
 		job.ImageID, job.Progress, job.ErrorCode, job.StatusInfo, millis(job.StartedAt), millis(job.EndedAt), job.Queue.Number, queue,
-		job.GridPhase.Milliseconds(), millis(job.GridThrough), missed, job.JobID); err != nil {
+		job.GridPhase.Milliseconds(), millis(job.GridThrough), missed, job.Lap, job.JobID); err != nil {
 		return err
 	}
 	if err := s.fillQueue(ctx, tx, job); err != nil {
@@ -234,9 +237,18 @@ type RunStart struct {
 
 func (j *Job) runStart() *RunStart {
 	return &RunStart{
-		Run: j.Run, Type: j.RunType, BusinessStatus: j.BusinessStatus, HostID: j.HostID, Lap: j.Sequence,
+		Run: j.Run, Type: j.RunType, BusinessStatus: j.BusinessStatus, HostID: j.HostID, Lap: j.RunLap(),
 		Queued: j.Queue.Ticket, Over: j.Status != smc.StatusRunning && !j.Queued(), Schedule: *j.Schedule(),
 	}
+}
+
+// RunLap is the lap of the current run. That of a run older than the record of laps is the number of the job's last transition: it
+// sets the run apart from all that was before.
+func (j *Job) RunLap() int64 {
+	if j.Lap == 0 {
+		return j.Sequence
+	}
+	return j.Lap
 }
 
 // StartRun makes a job Running. From Stopped and InError it resumes its run in the phase it had reached; from Ready
@@ -357,11 +369,30 @@ func setRun(ctx context.Context, tx *transaction, job *Job, status smc.RunStatus
 	return err
 }
 
-// inPhase admits a transition only while the given run of the job is Running in the given phase.
-func inPhase(run int, phase smc.BusinessStatus) func(*Job) error {
+// Guard narrows when a transition of a run may happen.
+type Guard func(*Job) error
+
+// InLap admits a transition only in the lap that began with that transition of the job. An activity that hung while its job was
+// stopped and started again cannot end the phase of the later lap: what it waited for is not what that one waits for.
+func InLap(lap int64) Guard {
+	return func(job *Job) error {
+		if job.Lap != 0 && job.Lap != lap {
+			return fmt.Errorf("%w: its run was resumed by transition %d, this is of the lap of transition %d", ErrSuperseded, job.Lap, lap)
+		}
+		return nil
+	}
+}
+
+// inPhase admits a transition only while the given run of the job is Running in the given phase, and the guards agree.
+func inPhase(run int, phase smc.BusinessStatus, guards []Guard) func(*Job) error {
 	return func(job *Job) error {
 		if job.Status != smc.StatusRunning || job.Run != run || job.BusinessStatus != phase {
 			return fmt.Errorf("%w: it is %s %s, run %d", ErrSuperseded, job.Status, job.BusinessStatus, job.Run)
+		}
+		for _, guard := range guards {
+			if err := guard(job); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
@@ -369,9 +400,9 @@ func inPhase(run int, phase smc.BusinessStatus) func(*Job) error {
 
 // BeginSync moves a run from Preparing to Syncing and opens its session: from now on the agent of the source is told
 // to sync to hostURL. It returns ErrSuperseded when the run is no longer Preparing.
-func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostURL string, bytesTotal int64) error {
+func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostURL string, bytesTotal int64, guards ...Guard) error {
 	_, err := s.transition(ctx, change{
-		jobID: jobID, key: key, from: inPhase(run, smc.BusinessPreparing),
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessPreparing, guards),
 		apply: func(tx *transaction, job *Job) error {
 			job.BusinessStatus = smc.BusinessSyncing
 			parameters, err := json.Marshal(job.Parameters())
@@ -399,9 +430,9 @@ func closeSession(ctx context.Context, tx *transaction, jobID string) error {
 }
 
 // EndSync moves a run from Syncing to Processing and closes its session.
-func (s *Store) EndSync(ctx context.Context, jobID, key string, run int) error {
+func (s *Store) EndSync(ctx context.Context, jobID, key string, run int, guards ...Guard) error {
 	_, err := s.transition(ctx, change{
-		jobID: jobID, key: key, from: inPhase(run, smc.BusinessSyncing),
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessSyncing, guards),
 		apply: func(tx *transaction, job *Job) error {
 			job.BusinessStatus = smc.BusinessProcessing
 			job.Progress = max(job.Progress, progressSynced)
@@ -412,9 +443,9 @@ func (s *Store) EndSync(ctx context.Context, jobID, key string, run int) error {
 }
 
 // EndProcessing moves a run from Processing to Cleaning and records its image.
-func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk) error {
+func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk, guards ...Guard) error {
 	_, err := s.transition(ctx, change{
-		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing),
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing, guards),
 		apply: func(tx *transaction, job *Job) error {
 			description, err := json.Marshal(disks)
 			if err != nil {
@@ -459,9 +490,9 @@ func (s *Store) freeImageName(ctx context.Context, tx *transaction, job *Job, im
 
 // EndRun ends a run that was Cleaning: the job is Finished when it was the last one, else Waiting. released says that
 // the staging of the job is gone.
-func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released bool) (smc.JobStatus, error) {
+func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released bool, guards ...Guard) (smc.JobStatus, error) {
 	job, err := s.transition(ctx, change{
-		jobID: jobID, key: key, from: inPhase(run, smc.BusinessCleaning),
+		jobID: jobID, key: key, from: inPhase(run, smc.BusinessCleaning, guards),
 		apply: func(tx *transaction, job *Job) error {
 			now := s.now().UTC()
 			job.Status = smc.StatusWaiting
@@ -483,10 +514,10 @@ func (s *Store) EndRun(ctx context.Context, jobID, key string, run int, released
 }
 
 // Fail makes a Running job InError, with the code and what a person can do about it; Start resumes it.
-func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info string) error {
+func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info string, guards ...Guard) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key,
-		from: func(job *Job) error { return inPhase(run, job.BusinessStatus)(job) },
+		from: func(job *Job) error { return inPhase(run, job.BusinessStatus, guards)(job) },
 		apply: func(tx *transaction, job *Job) error {
 			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusInError, code, info
 			if err := setRun(ctx, tx, job, smc.RunFailed, s.now().UTC()); err != nil {
