@@ -282,12 +282,18 @@ func (c *chaos) checkBytes(context.Context) error {
 }
 
 // checkWritten holds what the center says was sent against what the kernel saw the agents write: nothing was sent that is not counted. A window
-// that an agent was killed over counts whole.
+// that was cut off, by a strike at the agent or at a transition host, counts whole.
 func (c *chaos) checkWritten() (wrong error) {
 	told := map[string]int64{}
 	for k, f := range c.figures {
 		if all := c.transitions[k.job]; len(all) > 0 {
 			told[all[0].SourceID] += f.wire
+		}
+	}
+	var atHosts int64
+	for _, d := range c.processes.disturbances(time.Time{}, time.Now()) {
+		if d.kind == transition {
+			atHosts++
 		}
 	}
 	for _, s := range slices.Concat(c.sources, c.fleet.servers) {
@@ -298,7 +304,7 @@ func (c *chaos) checkWritten() (wrong error) {
 		c.checked.written += written
 		const other = 8 * mib // requests, answers and logs; of frames less than 1 % is not what they carry
 		sent := told[s.agent.SourceID]
-		if written > sent+sent/100+other || sent > written+strikes*streams*windowSize {
+		if written > sent+sent/100+other || sent > written+(strikes+atHosts)*streams*windowSize {
 			wrong = errors.Join(wrong, fmt.Errorf("%s wrote %d bytes, and the center counts %d with %d strikes at it", s.plan.name, written, sent, strikes))
 		}
 	}
