@@ -69,7 +69,7 @@ func (e *engine) Update(ctx context.Context, jobID, update, requestID string, ar
 	}
 	switch update {
 	case workflows.UpdateStart, workflows.UpdateRun:
-		_, err := e.store.StartRun(ctx, jobID, requestID, smc.Trigger(update), smc.RunManual, store.CutOverNone)
+		_, err := e.store.StartRun(ctx, jobID, workflows.RequestOf(requestID), smc.Trigger(update), smc.RunManual, store.CutOverNone)
 		return err
 	case workflows.UpdateAdmit:
 		_, err := e.store.Admit(ctx, jobID, argument.(workflows.AdmitRequest).Ticket)

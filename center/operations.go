@@ -71,7 +71,7 @@ func (e *Endpoint) update(ctx context.Context, c *call, jobID, update string, ar
 func (e *Endpoint) run(ctx context.Context, c *call, r *smc.RunReplicationJobRequest) error {
 	request := c.requestID
 	if token := value(r.ClientToken); token != "" {
-		request = "token/" + token
+		request = workflows.UpdateID("token/"+token, c.requestID)
 	}
 	if _, err := e.job(ctx, c, r.JobID); err != nil {
 		return err

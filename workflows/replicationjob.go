@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -34,6 +35,18 @@ const UpdateAdmit = "Admit"
 
 // AdmitRequest is the argument of UpdateAdmit: the ticket of the job's place in the queue.
 type AdmitRequest struct{ Ticket int64 }
+
+// UpdateID returns the id of an update for an attempt at a request that is sent again under one name. Attempts have ids of their own because
+// Temporal gives every update of one id the first one's outcome, also a refusal whose cause has passed.
+func UpdateID(request, attempt string) string { return request + "#" + attempt }
+
+// RequestOf returns the request that an update carries out: it is carried out once. An id that names no attempt is the request.
+func RequestOf(updateID string) string {
+	if at := strings.LastIndexByte(updateID, '#'); at >= 0 {
+		return updateID[:at]
+	}
+	return updateID
+}
 
 // JobID returns the workflow id of a job's entity: job/<JobId>.
 func JobID(jobID string) string { return "job/" + jobID }
@@ -355,7 +368,7 @@ func (e *entity) serve(ctx workflow.Context) error {
 // handle registers the handler of one update. do gets the key its transition is written under.
 func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Trigger, do func(workflow.Context, string, In) error) error {
 	validate := func(ctx workflow.Context, _ In) error {
-		if slices.Contains(e.Requests, workflow.GetCurrentUpdateInfo(ctx).ID) {
+		if slices.Contains(e.Requests, RequestOf(workflow.GetCurrentUpdateInfo(ctx).ID)) {
 			return nil
 		}
 		if e.continues(ctx) {
@@ -367,7 +380,7 @@ func handle[In any](ctx workflow.Context, e *entity, name string, trigger smc.Tr
 		return e.allowed(trigger)
 	}
 	return workflow.SetUpdateHandlerWithOptions(ctx, name, func(ctx workflow.Context, in In) error {
-		request := workflow.GetCurrentUpdateInfo(ctx).ID
+		request := RequestOf(workflow.GetCurrentUpdateInfo(ctx).ID)
 		e.updates++
 		if err := e.mutex.Lock(ctx); err != nil {
 			return err

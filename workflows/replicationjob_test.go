@@ -774,6 +774,24 @@ func TestRequestIsCarriedOutOnce(t *testing.T) {
 	require.Equal(t, 1, next.attempts["StartRun"])
 }
 
+// A request under a name of the caller's may be refused for a cause that passes, is carried out once then, and never again.
+func TestNamedRequestIsCarriedOutOnce(t *testing.T) {
+	r := newRecord(t, 24)
+	s := newScenarioOf(r, r.input())
+	s.request(0, UpdateStart, "R1")
+	s.at(time.Hour, s.offline)
+	refused := s.request(time.Hour+time.Minute, UpdateRun, UpdateID("token/a#b", "1"))
+	s.at(time.Hour+2*time.Minute, s.online)
+	done := s.request(time.Hour+3*time.Minute, UpdateRun, UpdateID("token/a#b", "2"))
+	again := s.request(2*time.Hour, UpdateRun, UpdateID("token/a#b", "3"))
+	require.NoError(t, s.runUntil(3*time.Hour))
+	refused.requireFailed(smc.CodeSourceServerStateInvalid)
+	done.requireDone()
+	again.requireDone()
+	require.Len(t, r.job().Runs, 2)
+	require.Equal(t, "R1", RequestOf("R1"))
+}
+
 // A request seen before changes nothing, and so must not withdraw the grid's next point.
 func TestRepeatedRequestKeepsTheGrid(t *testing.T) {
 	r := newRecord(t, 6)
