@@ -249,7 +249,7 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 		if end.IsZero() {
 			end = c.now
 		}
-		shown.DurationSeconds = max(0, end.Sub(run.StartedAt).Truncate(time.Millisecond).Seconds())
+		shown.DurationSeconds = seconds(end.Sub(run.StartedAt))
 		details.Runs = append(details.Runs, shown)
 		if run.Number == job.Run {
 			details.BytesTotal, details.BytesRead, details.BytesSent = run.BytesTotal, run.BytesRead, run.BytesSent
@@ -259,6 +259,12 @@ func (e *Endpoint) describeReplicationJobDetails(ctx context.Context, c *call, r
 		}
 	}
 	return details, nil
+}
+
+// seconds are whole milliseconds at their shortest: Seconds adds the part after the point to 7 and has 7.9350000000000005 for 7.935, and
+// pop-core gives its user a number of more than 15 digits as a text.
+func seconds(d time.Duration) float64 {
+	return float64(max(0, d.Milliseconds())) / 1000
 }
 
 func (e *Endpoint) describeSourceServers(ctx context.Context, c *call, r *smc.DescribeSourceServersRequest) (*smc.DescribeSourceServersResult, error) {
