@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/smc"
@@ -54,6 +55,30 @@ func actionOf(req *http.Request) string {
 		return req.URL.Path
 	}
 	return values.Get("Action")
+}
+
+// withClient makes the body of a command that asks the endpoint.
+func (c *cli) withClient(do func(ctx context.Context, client *smc.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		client, err := c.client()
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), client, args)
+	}
+}
+
+// withOne makes the body of a command about the one thing that its argument names.
+func withOne[T any](
+	c *cli, find func(ctx context.Context, client *smc.Client, ref string) (T, error), do func(ctx context.Context, client *smc.Client, one T) error,
+) func(*cobra.Command, []string) error {
+	return c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
+		one, err := find(ctx, client, args[0])
+		if err != nil {
+			return err
+		}
+		return do(ctx, client, one)
+	})
 }
 
 // page is one page of a listing.

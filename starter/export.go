@@ -73,11 +73,7 @@ synced state: exactly the bytes of the source. Raw files are sparse. qcow2 needs
 Files appear under their names when all of them are complete; older ones of the same names are replaced.`,
 		Example: "  drover image export web-1 ./out --synced\n  drover image export web-1 ./out --format qcow2",
 		Args:    exactArgs("IMAGE", "DIR"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
 			if format == formatQCOW2 {
 				if _, err := exec.LookPath("qemu-img"); err != nil {
 					return errors.New("qemu-img is not installed, and --format qcow2 needs it; install the package qemu-utils, or use --format raw")
@@ -87,7 +83,7 @@ Files appear under their names when all of them are complete; older ones of the 
 			if synced {
 				e.artifact = replica.ArtifactSynced
 			}
-			done, err := c.exportImage(cmd.Context(), client, args[0], e)
+			done, err := c.exportImage(ctx, client, args[0], e)
 			if err != nil {
 				return err
 			}
@@ -100,7 +96,7 @@ Files appear under their names when all of them are complete; older ones of the 
 				}
 			}
 			return nil
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&synced, "synced", false, "the state of the source, byte for byte, rather than the delivered image")
 	cmd.Flags().Var(&format, "format", "`FORMAT` of the files: raw or qcow2")

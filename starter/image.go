@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -20,19 +21,15 @@ func (c *cli) imageCommand() *cobra.Command {
 		Short:   "List the images, newest first",
 		Example: "  drover image list --job web-1",
 		Args:    exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
 			if job != "" {
-				id, err := findJobID(cmd.Context(), client, job) // images outlive their job, so its id will do
+				id, err := findJobID(ctx, client, job) // images outlive their job, so its id will do
 				if err != nil {
 					return err
 				}
 				filter.JobID = &id
 			}
-			images, _, err := listImages(cmd.Context(), client, filter)
+			images, _, err := listImages(ctx, client, filter)
 			if err != nil {
 				return err
 			}
@@ -45,7 +42,7 @@ func (c *cli) imageCommand() *cobra.Command {
 					strconv.Itoa(i.Run), i.JobID, localTime(i.CreationTime), orDash(string(i.Verification)))
 			}
 			return t.Write(c.out, "")
-		},
+		}),
 	}
 	list.Flags().StringVar(&job, "job", "", "only images of this `JOB`, by id or name")
 	textFlag(list.Flags(), &filter.Name, "name", "only images of this `NAME`")
@@ -54,20 +51,12 @@ func (c *cli) imageCommand() *cobra.Command {
 		Short:   "Show an image, by id or name",
 		Example: "  drover image show web-1",
 		Args:    exactArgs("IMAGE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			i, err := findImage(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withOne(c, findImage, func(ctx context.Context, client *smc.Client, i smc.Image) error {
 			if c.json() {
 				return c.printJSON(i)
 			}
 			return c.showImage(i)
-		},
+		}),
 	}
 	return group("image", "Images: what jobs deliver", list, show, c.imageVerifyCommand(), c.imageExportCommand())
 }

@@ -249,19 +249,15 @@ func (c *cli) jobListCommand() *cobra.Command {
   drover job list --status Running -o json
   drover job list --tag wave=1 --status InError`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			jobs, err := filter.list(cmd.Context(), client)
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
+			jobs, err := filter.list(ctx, client)
 			if err != nil {
 				return err
 			}
 			if c.json() {
 				return c.printJSON(jobs)
 			}
-			running, err := runningDetails(cmd.Context(), client, jobs)
+			running, err := runningDetails(ctx, client, jobs)
 			if err != nil {
 				return err
 			}
@@ -272,7 +268,7 @@ func (c *cli) jobListCommand() *cobra.Command {
 					j.SourceID, orDash(j.ImageID), localTime(j.CreationTime), j.ErrorCode)
 			}
 			return t.Write(c.out, "")
-		},
+		}),
 	}
 	filter.flags(cmd.Flags())
 	return cmd
@@ -345,17 +341,9 @@ func (c *cli) jobShowCommand() *cobra.Command {
 		Use:   "show JOB",
 		Short: "Show a job and its runs, by id or name",
 		Args:  exactArgs("JOB"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			job, err := findJob(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withOne(c, findJob, func(ctx context.Context, client *smc.Client, job smc.ReplicationJob) error {
 			view := jobView{ReplicationJob: job}
-			d, err := client.DescribeReplicationJobDetails(cmd.Context(), &smc.DescribeReplicationJobDetailsRequest{JobID: job.JobID})
+			d, err := client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: job.JobID})
 			switch {
 			case err == nil:
 				view.jobDetail = &jobDetail{
@@ -368,7 +356,7 @@ func (c *cli) jobShowCommand() *cobra.Command {
 				return c.printJSON(view)
 			}
 			return c.showJob(view)
-		},
+		}),
 	}
 }
 
@@ -462,13 +450,9 @@ func (c *cli) jobActionCommand(a jobAction) *cobra.Command {
 		Long:    a.long + "\n\nJOB is an id or a name.",
 		Example: "  drover job " + a.verb + " web-1",
 		Args:    exactArgs("JOB"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.actOnJob(cmd.Context(), client, args[0], a)
-		},
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
+			return c.actOnJob(ctx, client, args[0], a)
+		}),
 	}
 }
 
@@ -498,19 +482,15 @@ func (c *cli) jobCutOverCommand() *cobra.Command {
 the newest image is the result. JOB is an id or a name.`,
 		Example: "  drover job cutover db-1 --sync-data && drover job watch db-1",
 		Args:    exactArgs("JOB"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.actOnJob(cmd.Context(), client, args[0], jobAction{
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
+			return c.actOnJob(ctx, client, args[0], jobAction{
 				done: "cut over",
 				do: func(ctx context.Context, client *smc.Client, id string) error {
 					_, err := client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: id, SyncData: &syncData})
 					return err
 				},
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&syncData, "sync-data", false, "make one last run first")
 	return cmd
@@ -533,17 +513,7 @@ A job that is Ready is waited for. The exit code is 0 when the job is Finished o
 Stopped, Expired or deleted.`,
 		Example: "  drover job watch web-1\n  drover job watch web-1 -o json | jq -r .Progress",
 		Args:    exactArgs("JOB"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			job, err := findJob(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			return c.watchJob(cmd.Context(), client, job)
-		},
+		RunE: withOne(c, findJob, c.watchJob),
 	}
 }
 

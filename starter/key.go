@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -72,13 +73,9 @@ func (c *cli) keyListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the access keys, newest first",
 		Args:  exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
 			keys, _, err := all(func(k smc.AccessKey) string { return k.AccessKeyID }, func(number, size *int) (page[smc.AccessKey], error) {
-				res, err := client.ListAccessKeys(cmd.Context(), &smc.ListAccessKeysRequest{PageNumber: number, PageSize: size})
+				res, err := client.ListAccessKeys(ctx, &smc.ListAccessKeysRequest{PageNumber: number, PageSize: size})
 				if err != nil {
 					return page[smc.AccessKey]{}, err
 				}
@@ -99,7 +96,7 @@ func (c *cli) keyListCommand() *cobra.Command {
 				t.Add(k.AccessKeyID, string(k.Status), access, localTime(k.CreationTime), orDash(k.Description))
 			}
 			return t.Write(c.out, "")
-		},
+		}),
 	}
 }
 
@@ -111,12 +108,8 @@ func (c *cli) keyDisableCommand() *cobra.Command {
 
 A key cannot disable itself. To change keys, make a new one, use it, and disable the old one with it.`,
 		Args: exactArgs("KEY-ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			res, err := client.DisableAccessKey(cmd.Context(), &smc.DisableAccessKeyRequest{KeyID: args[0]})
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
+			res, err := client.DisableAccessKey(ctx, &smc.DisableAccessKeyRequest{KeyID: args[0]})
 			if err != nil {
 				return err
 			}
@@ -124,6 +117,6 @@ A key cannot disable itself. To change keys, make a new one, use it, and disable
 				return c.printJSON(res)
 			}
 			return c.printf("Access key %s is disabled.\n", args[0])
-		},
+		}),
 	}
 }

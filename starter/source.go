@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -68,12 +69,8 @@ func (c *cli) sourceCommand() *cobra.Command {
   drover source list --state Unavailable
   drover source list --workgroup wave-1 --tag env=prod -o json`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			sources, err := filter.list(cmd.Context(), client)
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
+			sources, err := filter.list(ctx, client)
 			if err != nil {
 				return err
 			}
@@ -86,7 +83,7 @@ func (c *cli) sourceCommand() *cobra.Command {
 					orDash(s.JobID), localTime(s.CreationTime))
 			}
 			return t.Write(c.out, "")
-		},
+		}),
 	}
 	filter.flags(list.Flags())
 	show := &cobra.Command{
@@ -94,20 +91,12 @@ func (c *cli) sourceCommand() *cobra.Command {
 		Short:   "Show a source server, by id or name",
 		Example: "  drover source show web-1",
 		Args:    exactArgs("SOURCE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := findSource(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withOne(c, findSource, func(ctx context.Context, client *smc.Client, s smc.SourceServer) error {
 			if c.json() {
 				return c.printJSON(s)
 			}
 			return c.showSource(s)
-		},
+		}),
 	}
 	return group("source", "Source servers: the servers that agents run on", list, show, c.sourceModifyCommand(), c.sourceDeleteCommand())
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -57,18 +58,9 @@ func (c *cli) sourceDeleteCommand() *cobra.Command {
 transition host keeps for it. A job that is Running is never deleted: stop it first. Images stay. SOURCE is an id or a name.`,
 		Example: "  drover source delete web-1\n  drover source delete web-1 --force",
 		Args:    exactArgs("SOURCE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			source, err := findSource(ctx, client, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withOne(c, findSource, func(ctx context.Context, client *smc.Client, source smc.SourceServer) error {
 			req := &smc.DeleteSourceServerRequest{SourceID: source.SourceID}
-			optional(cmd.Flags().Changed("force"), &req.Force, force)
+			optional(force, &req.Force, true)
 			if _, err := client.DeleteSourceServer(ctx, req); err != nil {
 				return err
 			}
@@ -85,7 +77,7 @@ transition host keeps for it. A job that is Running is never deleted: stop it fi
 				done = "is " + string(left[0].State)
 			}
 			return c.printf("source server %s (%s) %s\n", source.SourceID, source.Name, done)
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "delete its job too, unless that is Running")
 	return cmd

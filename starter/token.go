@@ -42,12 +42,8 @@ func (c *cli) tokenListCommand() *cobra.Command {
 		Short:   "List the activation codes, newest first, without their secrets",
 		Example: "  drover token list --status activated",
 		Args:    exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			tokens, _, err := listTokens(cmd.Context(), client, filter)
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
+			tokens, _, err := listTokens(ctx, client, filter)
 			if err != nil {
 				return err
 			}
@@ -60,7 +56,7 @@ func (c *cli) tokenListCommand() *cobra.Command {
 					fmt.Sprint(token.TimeToLiveInDays), localTime(token.CreationTime), orDash(token.Description))
 			}
 			return t.Write(c.out, "")
-		},
+		}),
 	}
 	textFlag(cmd.Flags(), &filter.Status, "status", "only those of this `STATUS`: activated, unactivated or expired")
 	textFlag(cmd.Flags(), &filter.Name, "name", "only those of this `NAME`")
@@ -74,27 +70,20 @@ func (c *cli) tokenDisableCommand() *cobra.Command {
 		Long:    "End an activation code for good: no source server registers with it any more, those that did stay.\n\nTOKEN is an id or a name.",
 		Example: "  drover token disable dc-1",
 		Args:    exactArgs("TOKEN"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			token, err := findToken(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withOne(c, findToken, func(ctx context.Context, client *smc.Client, token smc.AccessToken) error {
 			id := token.AccessTokenID
-			if _, err := client.DisableAccessToken(cmd.Context(), &smc.DisableAccessTokenRequest{AccessTokenID: id}); err != nil {
+			if _, err := client.DisableAccessToken(ctx, &smc.DisableAccessTokenRequest{AccessTokenID: id}); err != nil {
 				return err
 			}
-			if token, err = findToken(cmd.Context(), client, id); err != nil {
+			token, err := findToken(ctx, client, id)
+			if err != nil {
 				return fmt.Errorf("activation code %s is disabled, but cannot be read: %w", id, err)
 			}
 			if c.json() {
 				return c.printJSON(token)
 			}
 			return c.printf("activation code %s disabled\n", nameAfterID(id, token.Name))
-		},
+		}),
 	}
 }
 
@@ -105,23 +94,15 @@ func (c *cli) tokenDeleteCommand() *cobra.Command {
 		Long:    "Delete an activation code. Source servers that registered with it stay.\n\nTOKEN is an id or a name.",
 		Example: "  drover token delete dc-1",
 		Args:    exactArgs("TOKEN"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			token, err := findToken(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			if _, err := client.DeleteAccessToken(cmd.Context(), &smc.DeleteAccessTokenRequest{AccessTokenID: token.AccessTokenID}); err != nil {
+		RunE: withOne(c, findToken, func(ctx context.Context, client *smc.Client, token smc.AccessToken) error {
+			if _, err := client.DeleteAccessToken(ctx, &smc.DeleteAccessTokenRequest{AccessTokenID: token.AccessTokenID}); err != nil {
 				return err
 			}
 			if c.json() {
 				return c.printJSON(map[string]string{"AccessTokenId": token.AccessTokenID})
 			}
 			return c.printf("activation code %s deleted\n", nameAfterID(token.AccessTokenID, token.Name))
-		},
+		}),
 	}
 }
 

@@ -40,21 +40,11 @@ name. The exit code is 1 when it does not hold. The center keeps the outcome: "d
 warns of an image that did not pass.`,
 		Example: "  drover image verify web-1",
 		Args:    exactArgs("IMAGE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.verifyImage(cmd.Context(), client, args[0])
-		},
+		RunE: withOne(c, findImage, c.verifyImage),
 	}
 }
 
-func (c *cli) verifyImage(ctx context.Context, client *smc.Client, ref string) error {
-	image, err := findImage(ctx, client, ref)
-	if err != nil {
-		return err
-	}
+func (c *cli) verifyImage(ctx context.Context, client *smc.Client, image smc.Image) error {
 	ticket, err := client.GetImageTicket(ctx, &smc.GetImageTicketRequest{ImageID: image.ImageID})
 	if err != nil {
 		return err

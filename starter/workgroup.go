@@ -157,16 +157,8 @@ func (c *cli) workgroupShowCommand() *cobra.Command {
 		Use:   "show WORKGROUP",
 		Short: "Show a workgroup and its source servers, by id or name",
 		Args:  exactArgs("WORKGROUP"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			w, err := findWorkgroup(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			sources, _, err := listSources(cmd.Context(), client, smc.DescribeSourceServersRequest{WorkgroupID: &w.WorkgroupID})
+		RunE: withOne(c, findWorkgroup, func(ctx context.Context, client *smc.Client, w smc.Workgroup) error {
+			sources, _, err := listSources(ctx, client, smc.DescribeSourceServersRequest{WorkgroupID: &w.WorkgroupID})
 			if err != nil {
 				return err
 			}
@@ -174,7 +166,7 @@ func (c *cli) workgroupShowCommand() *cobra.Command {
 				return c.printJSON(workgroupView{w, sources})
 			}
 			return c.showWorkgroup(w, sources)
-		},
+		}),
 	}
 }
 
@@ -245,23 +237,15 @@ func (c *cli) workgroupDeleteCommand() *cobra.Command {
 		Long:    "Delete a workgroup. Its source servers and their jobs stay. WORKGROUP is an id or a name.",
 		Example: "  drover workgroup delete wave-1",
 		Args:    exactArgs("WORKGROUP"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			w, err := findWorkgroup(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			if _, err := client.DeleteWorkgroup(cmd.Context(), &smc.DeleteWorkgroupRequest{WorkgroupID: w.WorkgroupID}); err != nil {
+		RunE: withOne(c, findWorkgroup, func(ctx context.Context, client *smc.Client, w smc.Workgroup) error {
+			if _, err := client.DeleteWorkgroup(ctx, &smc.DeleteWorkgroupRequest{WorkgroupID: w.WorkgroupID}); err != nil {
 				return err
 			}
 			if c.json() {
 				return c.printJSON(map[string]string{"WorkgroupId": w.WorkgroupID})
 			}
 			return c.printf("workgroup %s deleted\n", nameAfterID(w.WorkgroupID, w.Name))
-		},
+		}),
 	}
 }
 
@@ -279,12 +263,7 @@ func (c *cli) workgroupMembersCommand(change workgroupChange) *cobra.Command {
 		Long:    change.long + "\n\nWORKGROUP and SOURCE are ids or names. -o json prints the workgroup.",
 		Example: "  drover workgroup " + change.verb + " wave-1 web-1 web-2",
 		Args:    leastArgs("WORKGROUP", "SOURCE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
 			w, err := findWorkgroup(ctx, client, args[0])
 			if err != nil {
 				return err
@@ -303,6 +282,6 @@ func (c *cli) workgroupMembersCommand(change workgroupChange) *cobra.Command {
 				err = errors.Join(err, c.printf("%s %s workgroup %s\n", name, change.done, nameAfterID(w.WorkgroupID, w.Name)))
 			}
 			return err
-		},
+		}),
 	}
 }
