@@ -513,7 +513,7 @@ A job that is Ready is waited for. The exit code is 0 when the job is Finished o
 Stopped, Expired or deleted.`,
 		Example: "  drover job watch web-1\n  drover job watch web-1 -o json | jq -r .Progress",
 		Args:    exactArgs("JOB"),
-		RunE: withOne(c, findJob, c.watchJob),
+		RunE:    withOne(c, findJob, c.watchJob),
 	}
 }
 

@@ -40,7 +40,7 @@ name. The exit code is 1 when it does not hold. The center keeps the outcome: "d
 warns of an image that did not pass.`,
 		Example: "  drover image verify web-1",
 		Args:    exactArgs("IMAGE"),
-		RunE: withOne(c, findImage, c.verifyImage),
+		RunE:    withOne(c, findImage, c.verifyImage),
 	}
 }
 
