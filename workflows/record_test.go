@@ -81,18 +81,7 @@ func TestRecord(t *testing.T) {
 	for _, scenario := range scenarios {
 		t.Run(scenario.name, func(t *testing.T) {
 			s := s.in(t)
-			runs, ok := recordedScenarios[scenario.name]
-			require.True(t, ok, "TestReplay does not know the scenario")
-			written := s.write(scenario.name, runs, scenario.play(s, s.agent(scenario.name)))
-			for _, part := range []string{"entity*", "run-*"} { // what an older recording had and this one has not
-				old, err := filepath.Glob(filepath.Join("testdata", scenario.name+"-"+part+".json"))
-				require.NoError(t, err)
-				for _, file := range old {
-					if !slices.Contains(written, file) {
-						require.NoError(t, os.Remove(file))
-					}
-				}
-			}
+			s.write(scenario.name, scenario.play(s, s.agent(scenario.name)))
 		})
 	}
 }
@@ -105,54 +94,29 @@ func (s *stack) oneTime(a *agent) string {
 }
 
 func (s *stack) stoppedAndResumed(a *agent) string {
-	a.hang()
-	id := s.create(a, smc.CreateReplicationJobRequest{})
-	s.start(id)
-	<-a.hanging
-	_, err := s.client.StopReplicationJob(s.t.Context(), &smc.StopReplicationJobRequest{JobID: id})
-	require.NoError(s.t, err)
-	a.heal()
+	id := s.stopped(a)
 	s.start(id)
 	s.await(id, smc.StatusFinished)
 	return id
 }
 
 func (s *stack) inErrorAndResumed(a *agent) string {
-	a.fail()
-	id := s.create(a, smc.CreateReplicationJobRequest{})
-	s.start(id)
-	require.Equal(s.t, smc.CodeSourceDiskReadError, s.await(id, smc.StatusInError).ErrorCode)
-	a.heal()
+	id := s.inError(a)
 	s.start(id)
 	s.await(id, smc.StatusFinished)
 	return id
 }
 
 func (s *stack) incrementalWithCutOver(a *agent) string {
-	once, frequency, keep, sync := false, 24, 2, true
+	once, frequency, keep := false, 24, 2
 	id := s.create(a, smc.CreateReplicationJobRequest{RunOnce: &once, Frequency: &frequency, MaxNumberOfImageToKeep: &keep})
 	s.start(id)
 	s.await(id, smc.StatusWaiting)
 	_, err := s.client.RunReplicationJob(s.t.Context(), &smc.RunReplicationJobRequest{JobID: id})
 	require.NoError(s.t, err)
 	s.await(id, smc.StatusWaiting)
-	_, err = s.client.CutOverReplicationJob(s.t.Context(), &smc.CutOverReplicationJobRequest{JobID: id, SyncData: &sync})
-	require.NoError(s.t, err)
+	s.cutOver(id, true)
 	s.await(id, smc.StatusFinished)
-	return id
-}
-
-func (s *stack) deleted(a *agent) string {
-	id := s.create(a, smc.CreateReplicationJobRequest{})
-	a.hang()
-	s.start(id)
-	<-a.hanging
-	_, err := s.client.StopReplicationJob(s.t.Context(), &smc.StopReplicationJobRequest{JobID: id})
-	require.NoError(s.t, err)
-	a.heal()
-	_, err = s.client.DeleteReplicationJob(s.t.Context(), &smc.DeleteReplicationJobRequest{JobID: id})
-	require.NoError(s.t, err)
-	require.NoError(s.t, s.temporal.GetWorkflow(s.t.Context(), JobID(id), "").Get(s.t.Context(), nil))
 	return id
 }
 
@@ -261,17 +225,22 @@ func (s *stack) stopped(a *agent) string {
 	a.hang()
 	id := s.create(a, smc.CreateReplicationJobRequest{})
 	s.start(id)
-	s.stop(a, id)
+	s.stopHanging(a, id)
 	return id
 }
 
-// stop stops a job whose agent hangs.
-func (s *stack) stop(a *agent, id string) {
+// stopHanging stops a job whose agent hangs.
+func (s *stack) stopHanging(a *agent, id string) {
 	s.t.Helper()
 	<-a.hanging
+	s.stop(id)
+	a.heal()
+}
+
+func (s *stack) stop(id string) {
+	s.t.Helper()
 	_, err := s.client.StopReplicationJob(s.t.Context(), &smc.StopReplicationJobRequest{JobID: id})
 	require.NoError(s.t, err)
-	a.heal()
 }
 
 func (s *stack) inError(a *agent) string {
@@ -279,7 +248,7 @@ func (s *stack) inError(a *agent) string {
 	a.fail()
 	id := s.create(a, smc.CreateReplicationJobRequest{})
 	s.start(id)
-	s.await(id, smc.StatusInError)
+	require.Equal(s.t, smc.CodeSourceDiskReadError, s.await(id, smc.StatusInError).ErrorCode)
 	a.heal()
 	return id
 }
@@ -313,7 +282,7 @@ func (s *stack) cutOverStopped(a *agent) string {
 	id := s.hourly(a)
 	a.hang()
 	s.cutOver(id, true)
-	s.stop(a, id)
+	s.stopHanging(a, id)
 	s.start(id)
 	s.await(id, smc.StatusFinished)
 	return id
@@ -331,6 +300,7 @@ func (s *stack) deletedReady(a *agent) string {
 	return s.remove(s.create(a, smc.CreateReplicationJobRequest{}))
 }
 
+func (s *stack) deleted(a *agent) string         { return s.remove(s.stopped(a)) }
 func (s *stack) deletedInError(a *agent) string  { return s.remove(s.inError(a)) }
 func (s *stack) deletedWaiting(a *agent) string  { return s.remove(s.hourly(a)) }
 func (s *stack) deletedFinished(a *agent) string { return s.remove(s.oneTime(a)) }
@@ -632,9 +602,12 @@ func (s *stack) serve(ctx context.Context, a *agent, api *agentapi.Client, name 
 	}
 }
 
-// write fetches the histories of a job's entity and of its runs and returns the files they are in now.
-func (s *stack) write(scenario string, runs int, jobID string) (files []string) {
+// write writes the histories of a job's entity and of its runs. What an older recording of the scenario had beyond them goes.
+func (s *stack) write(scenario, jobID string) {
 	s.t.Helper()
+	runs, ok := recordedScenarios[scenario]
+	require.True(s.t, ok, "TestReplay does not know the scenario")
+	var files []string
 	var entity *historypb.History
 	// The store knows of the end of a run before the entity does: the history is to tell the whole story.
 	require.Eventually(s.t, func() bool {
@@ -668,7 +641,15 @@ func (s *stack) write(scenario string, runs int, jobID string) (files []string) 
 		}
 	}
 	require.Equal(s.t, runs, made)
-	return files
+	for _, part := range []string{"entity*", "run-*"} {
+		old, err := filepath.Glob(filepath.Join("testdata", scenario+"-"+part+".json"))
+		require.NoError(s.t, err)
+		for _, file := range old {
+			if !slices.Contains(files, file) {
+				require.NoError(s.t, os.Remove(file))
+			}
+		}
+	}
 }
 
 // chain are the histories of a job's entity, from its first run on: each continued as the next.

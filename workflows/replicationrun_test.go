@@ -2,11 +2,13 @@ package workflows
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/drover/drover/activities"
@@ -97,6 +99,35 @@ func TestRunThatFails(t *testing.T) {
 			require.Equal(t, test.code, s.job().ErrorCode)
 			require.Contains(t, s.job().StatusInfo, test.info)
 			require.Equal(t, smc.BusinessSyncing, s.job().BusinessStatus, "the phase to go on from is kept")
+		})
+	}
+}
+
+// A host that does not take the work is waited for, and the job says so; not for ever.
+func TestRunWaitsForItsHost(t *testing.T) {
+	silence := temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, nil)
+	for _, back := range []bool{true, false} {
+		t.Run(fmt.Sprint("back ", back), func(t *testing.T) {
+			s, in := newRun(t)
+			s.env.OnActivity("Process", mock.Anything, mock.Anything).After(time.Hour).Return(s.host.Process)
+			s.fail("Process", silence)
+			if !back {
+				s.fail("Process", silence)
+			}
+			waiting := s.sees(90 * time.Minute) // within the second try
+			s.env.ExecuteWorkflow(ReplicationRun, in)
+			require.Equal(t, 1, s.attempts["NoteSilentHost"])
+			require.Equal(t, smc.StatusRunning, (*waiting).Status)
+			require.Contains(t, (*waiting).Info(), "transition host "+testHost+" does not take the work")
+			require.Contains(t, (*waiting).Info(), "start its worker")
+			if back {
+				require.Equal(t, RunResult{Status: smc.StatusFinished}, s.result())
+				return
+			}
+			require.Equal(t, RunResult{Status: smc.StatusInError}, s.result())
+			require.Equal(t, smc.CodeTransitionHostUnavailable, s.job().ErrorCode)
+			require.Contains(t, s.job().StatusInfo, "has not taken the work for 30m0s: start its worker")
+			require.Equal(t, smc.BusinessProcessing, s.job().BusinessStatus, "the phase to go on from is kept")
 		})
 	}
 }
