@@ -356,7 +356,7 @@ type Record struct {
 	PrevStreamSeq uint64
 	// Rewinds is how often the outbox had made the record one to be published again when it was read.
 	Rewinds uint64
-	// Time is when the transition happened. It is used for the relay's lag only.
+	// Time is when the transition happened. It tells how long a record has waited.
 	Time time.Time
 }
 

@@ -174,6 +174,13 @@ func (o *memOutbox) MarkPublished(_ context.Context, marked Record, seq uint64) 
 	return nil
 }
 
+// waiting is how many records are not marked published.
+func (o *memOutbox) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.records) - len(o.published)
+}
+
 // await waits until so many records are marked published.
 func (o *memOutbox) await(t *testing.T, n int) {
 	t.Helper()

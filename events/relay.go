@@ -27,12 +27,6 @@ type Outbox interface {
 	MarkPublished(ctx context.Context, rec Record, streamSeq uint64) error
 }
 
-// Backlog is an Outbox that can count. With it [Relay.Lag] is exact.
-type Backlog interface {
-	// Backlog returns the number of records not marked published and the time of the oldest.
-	Backlog(ctx context.Context) (pending int, oldest time.Time, err error)
-}
-
 // Rewinder is an Outbox that can be published again. With it a lost stream is filled again by the relay that notices the
 // loss, before anything newer is published; without it new events go on in what is left of the stream.
 type Rewinder interface {
@@ -44,29 +38,6 @@ type Rewinder interface {
 // ErrRewound says that the outbox was rewound: what was read of it before is void. What was published of it may be in a
 // stream that is lost.
 var ErrRewound = errors.New("the outbox was rewound")
-
-// Lag is what has not reached the stream yet.
-type Lag struct {
-	Pending int
-	// AtLeast is true when there may be more than Pending.
-	AtLeast bool
-	// Oldest is the time of the oldest record; zero if nothing is pending.
-	Oldest time.Time
-}
-
-// StreamLoss says that the stream no longer holds what was published: it was deleted and made
-// again, or restored from an older copy. If the outbox is a [Rewinder], all of it is published
-// again; if not, what is published from then on is in order, and nothing before is seen again.
-type StreamLoss struct {
-	Stream string
-	// Created is when the present stream was made.
-	Created time.Time
-	// FirstSeq and LastSeq are the bounds of the present stream.
-	FirstSeq, LastSeq uint64
-	// Subject and RecordedSeq are the message that was missed first.
-	Subject     string
-	RecordedSeq uint64
-}
 
 // RelayConfig holds a relay's settings. The zero value of each is its default.
 type RelayConfig struct {
@@ -83,10 +54,6 @@ type RelayConfig struct {
 	AckTimeout time.Duration
 	// MinBackoff and MaxBackoff bound the waits while NATS or the outbox fails. Default 200 ms and 15 s.
 	MinBackoff, MaxBackoff time.Duration
-	// Notify wakes the relay, as [Relay.Wake] does. Optional.
-	Notify <-chan struct{}
-	// OnStreamLoss is called once per lost stream. It must not block. Optional.
-	OnStreamLoss func(StreamLoss)
 }
 
 // RelayStats counts what a relay did since it was made.
@@ -99,7 +66,8 @@ type RelayStats struct {
 	Superseded uint64
 	// Outages counts the times NATS or the outbox stopped answering.
 	Outages uint64
-	// StreamLosses counts the lost streams.
+	// StreamLosses counts the streams that no longer held what was published: they were deleted and made again, or restored
+	// from an older copy. See [Rewinder].
 	StreamLosses uint64
 	// Down is true while NATS or the outbox does not answer.
 	Down bool
@@ -177,28 +145,6 @@ func (r *Relay) Stats() RelayStats {
 	}
 }
 
-// Lag reads from the outbox what has not been published yet.
-func (r *Relay) Lag(ctx context.Context) (Lag, error) {
-	if b, ok := r.outbox.(Backlog); ok {
-		pending, oldest, err := b.Backlog(ctx)
-		if err != nil {
-			return Lag{}, fmt.Errorf("count the outbox: %w", err)
-		}
-		return Lag{Pending: pending, Oldest: oldest}, nil
-	}
-	records, err := r.outbox.Pending(ctx, r.cfg.Batch)
-	if err != nil {
-		return Lag{}, fmt.Errorf("read the outbox: %w", err)
-	}
-	lag := Lag{Pending: len(records), AtLeast: len(records) >= r.cfg.Batch}
-	for _, rec := range records {
-		if lag.Oldest.IsZero() || rec.Time.Before(lag.Oldest) {
-			lag.Oldest = rec.Time
-		}
-	}
-	return lag, nil
-}
-
 // Run relays until ctx ends, and then returns nil. It returns an error only when the connection was
 // closed for good.
 func (r *Relay) Run(ctx context.Context) error {
@@ -240,9 +186,9 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) wait(ctx context.Context, d time.Duration, status <-chan nats.Status, wakeable bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	wake, notify := r.wake, r.cfg.Notify
+	wake := r.wake
 	if !wakeable {
-		wake, notify = nil, nil
+		wake = nil
 	}
 	for {
 		select {
@@ -252,11 +198,6 @@ func (r *Relay) wait(ctx context.Context, d time.Duration, status <-chan nats.St
 			return
 		case <-wake:
 			return
-		case _, open := <-notify:
-			if open {
-				return
-			}
-			notify = nil
 		case s, open := <-status:
 			if !open || s == nats.CONNECTED || s == nats.CLOSED {
 				return
@@ -569,12 +510,6 @@ func (r *Relay) checkLoss(ctx context.Context, rec Record) (lost bool, err error
 		zap.Time("stream_created", info.Created), zap.Uint64("stream_first_seq", state.FirstSeq),
 		zap.Uint64("stream_last_seq", state.LastSeq), zap.Uint64("recorded_seq", rec.PrevStreamSeq),
 		zap.String("subject", rec.Subject))
-	if r.cfg.OnStreamLoss != nil {
-		r.cfg.OnStreamLoss(StreamLoss{
-			Stream: r.cfg.Stream.name(), Created: info.Created, FirstSeq: state.FirstSeq,
-			LastSeq: state.LastSeq, Subject: rec.Subject, RecordedSeq: rec.PrevStreamSeq,
-		})
-	}
 	return true, nil
 }
 
@@ -591,7 +526,7 @@ func (r *Relay) noteRefusal(rec Record, err error) {
 
 // isRefusal tells an answer that concerns one record from one that concerns all.
 func isRefusal(err error) bool {
-	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, ErrInvalidEvent) {
+	if Permanent(err) {
 		return true
 	}
 	var conflict *ConflictError

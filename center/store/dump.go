@@ -54,7 +54,7 @@ type OutboxPosition struct {
 	Pending int `json:"pending"`
 }
 
-// Backlog implements events.Backlog.
+// Backlog returns how many events of the outbox are not published, and when the oldest of them happened.
 func (s *Store) Backlog(ctx context.Context) (pending int, oldest time.Time, err error) {
 	var at int64
 	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(MIN(created_at), 0) FROM outbox WHERE published = 0`).Scan(&pending, &at)

@@ -12,7 +12,6 @@ import (
 // The store is the outbox that the relay moves to the stream.
 var (
 	_ events.Outbox   = (*Store)(nil)
-	_ events.Backlog  = (*Store)(nil)
 	_ events.Rewinder = (*Store)(nil)
 )
 
