@@ -1,6 +1,14 @@
 package store
 
-import "context"
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/center/store/storetest"
+	"github.com/drover/drover/smc"
+)
 
 // unknown makes JobPage read every job.
 func unknown(JobRevision) bool { return false }
@@ -12,4 +20,92 @@ func (f *fixture) Jobs(ctx context.Context, accountID string, filter JobFilter, 
 		jobs = append(jobs, found.Unknown[job.JobID])
 	}
 	return jobs, found.Total, err
+}
+
+// keeper asks for a listing again and again, and keeps what it was given.
+type keeper struct {
+	accountID string
+	filter    JobFilter
+	before    *JobPage
+	jobs      map[JobRevision]*Job
+}
+
+func (k *keeper) show(f *fixture) (shown []*Job) {
+	f.t.Helper()
+	page, err := f.JobPage(f.ctx, k.accountID, k.filter, Page{1, 10}, k.before, func(job JobRevision) bool { return k.jobs[job] != nil })
+	require.NoError(f.t, err)
+	k.before = &page
+	for _, job := range page.Jobs {
+		if read := page.Unknown[job.JobID]; read != nil {
+			k.jobs[job] = read
+		}
+		require.NotNil(f.t, k.jobs[job], job)
+		shown = append(shown, k.jobs[job])
+	}
+	return shown
+}
+
+// Whatever one statement changes of what a listing shows, who keeps an earlier page is shown: each of them is what one trigger of migrations
+// 00009 and 00015 is there for.
+func TestEveryWriteRevises(t *testing.T) {
+	const stranger = "456"
+	tagged := JobFilter{Tags: []smc.TagFilter{{Key: pointer("wave")}}}
+	for name, write := range map[string]struct {
+		statement string // of job $1, which has all there is, and job $2, which runs and has nothing else
+		accountID string
+		filter    JobFilter
+	}{
+		"job inserted": {statement: `INSERT INTO replication_jobs (job_id, account_id, region_id, source_id, name, image_name, spec, status, created_at)
+			SELECT 'j-new', account_id, region_id, source_id, '', '', '{}', 'Finished', created_at + 1 FROM replication_jobs WHERE job_id = $1 AND job_id <> $2`},
+		"job updated":                      {statement: `UPDATE replication_jobs SET progress = 50 WHERE job_id = $1 AND job_id <> $2`},
+		"job leaves the listing":           {statement: `UPDATE replication_jobs SET status = 'Stopped' WHERE job_id = $1 AND job_id <> $2`, filter: JobFilter{Status: smc.StatusRunning}},
+		"job deleted":                      {statement: `DELETE FROM replication_jobs WHERE job_id = $1 AND job_id <> $2`},
+		"job moved to another account":     {statement: `UPDATE replication_jobs SET account_id = '` + stranger + `' WHERE job_id = $1 AND job_id <> $2`},
+		"job moved from another account":   {statement: `UPDATE replication_jobs SET account_id = '` + stranger + `' WHERE job_id = $1 AND job_id <> $2`, accountID: stranger},
+		"run inserted":                     {statement: `INSERT INTO replication_runs (job_id, number, type, status, started_at) SELECT job_id, 2, 'Manual', 'Running', 1 FROM replication_jobs WHERE job_id = $1 AND job_id <> $2`},
+		"run updated":                      {statement: `UPDATE replication_runs SET rate = 7 WHERE job_id = $1 AND job_id <> $2`},
+		"run deleted":                      {statement: `DELETE FROM replication_runs WHERE job_id = $1 AND job_id <> $2`},
+		"run moved from a job":             {statement: `UPDATE replication_runs SET job_id = 'j-none' WHERE job_id = $1 AND job_id <> $2`},
+		"run moved to a job":               {statement: `UPDATE replication_runs SET job_id = $2, number = 2 WHERE job_id = $1`},
+		"tag inserted":                     {statement: `INSERT INTO tags (account_id, resource_type, resource_id, tag_key, tag_value) SELECT account_id, 'replicationjob', job_id, 'more', '' FROM replication_jobs WHERE job_id = $1 AND job_id <> $2`},
+		"tag inserted that a filter asks":  {statement: `INSERT INTO tags (account_id, resource_type, resource_id, tag_key, tag_value) SELECT account_id, 'replicationjob', job_id, 'wave', '' FROM replication_jobs WHERE job_id = $2 AND job_id <> $1`, filter: tagged},
+		"tag updated":                      {statement: `UPDATE tags SET tag_value = 'other' WHERE resource_id = $1 AND resource_id <> $2`},
+		"tag updated that a filter asks":   {statement: `UPDATE tags SET tag_key = 'other' WHERE resource_id = $1 AND resource_id <> $2`, filter: tagged},
+		"tag moved":                        {statement: `UPDATE tags SET resource_id = $2 WHERE resource_id = $1`},
+		"tag moved that a filter asks":     {statement: `UPDATE tags SET resource_id = $2 WHERE resource_id = $1`, filter: tagged},
+		"tag deleted":                      {statement: `DELETE FROM tags WHERE resource_id = $1 AND resource_id <> $2`},
+		"tag deleted that a filter asks":   {statement: `DELETE FROM tags WHERE resource_id = $1 AND resource_id <> $2`, filter: tagged},
+		"trouble inserted":                 {statement: `INSERT INTO run_troubles (job_id, code, sequence, info, since, noted_at) SELECT job_id, 'New', sequence, 'why', 1, 9000000000000 FROM replication_jobs WHERE job_id = $1 AND job_id <> $2`},
+		"trouble updated":                  {statement: `UPDATE run_troubles SET info = 'other' WHERE job_id = $1 AND job_id <> $2`},
+		"trouble deleted":                  {statement: `DELETE FROM run_troubles WHERE job_id = $1 AND job_id <> $2`},
+		"trouble moved from a job":         {statement: `UPDATE run_troubles SET job_id = 'j-none' WHERE job_id = $1 AND job_id <> $2`},
+		"trouble moved to a job that runs": {statement: `UPDATE run_troubles SET job_id = $2 WHERE job_id = $1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			var ids []any
+			for _, source := range []string{"one", "two"} {
+				id := f.create(spec(f.source(source).SourceID))
+				f.start(id, "start", smc.TriggerStart)
+				ids = append(ids, id)
+			}
+			first := ids[0].(string)
+			require.NoError(t, f.TagResources(f.ctx, account, smc.ResourceTypeReplicationJob, []string{first}, []smc.Tag{{Key: "wave", Value: "1"}}))
+			_, err := f.NoteTrouble(f.ctx, first, 1, "Code", "info")
+			require.NoError(t, err)
+
+			k := &keeper{accountID: account, filter: write.filter, jobs: map[JobRevision]*Job{}}
+			if write.accountID != "" {
+				k.accountID = write.accountID
+			}
+			before := k.show(f)
+			require.Equal(t, before, k.show(f))
+			_, err = storetest.DB(t, f.url).ExecContext(f.ctx, write.statement, ids...)
+			require.NoError(t, err)
+			now, _, err := f.Jobs(f.ctx, k.accountID, write.filter, Page{1, 10})
+			require.NoError(t, err)
+			require.NotEqual(t, before, now, "the statement changes what is shown")
+			require.Equal(t, now, k.show(f))
+		})
+	}
 }
