@@ -148,7 +148,7 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 		return fmt.Errorf("JetStream: %w", err)
 	}
 	if err := registerSearchAttributes(ctx, temporal, config.TemporalNamespace, log); err != nil {
-		return untilStopped(ctx, err)
+		return err
 	}
 	registerFleets(metrics, temporal, config.TemporalNamespace, log.Named("metrics"))
 	newWorker := func(options worker.Options) worker.Worker {

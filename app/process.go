@@ -208,7 +208,15 @@ func (s *ProcessSettings) Serve(parent context.Context, defaultMetrics string, l
 	defer closeMetrics() // last: a process that stops says so until it has
 	ctx, stop := p.UntilSignal(parent, log)
 	defer stop()
-	return do(ctx, p)
+	return untilStopped(ctx, do(ctx, p))
+}
+
+// untilStopped drops an error that is only that of the stop itself.
+func untilStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
+	}
+	return err
 }
 
 // serveMetrics serves until closeMetrics is called. A default address that is taken is not worth the process: others of its kind run here.

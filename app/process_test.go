@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -163,6 +164,20 @@ func TestServe(t *testing.T) {
 	require.True(t, worked)
 	settings.MetricsListen = other
 	require.ErrorContains(t, settings.Serve(t.Context(), DefaultServerMetrics, zap.NewNop(), works), other)
+}
+
+// That a signal ended what a process waited for is no failure of it; another failure is.
+func TestServeUntilSignal(t *testing.T) {
+	fails := errors.New("it fails")
+	settings := ProcessSettings{ShutdownTimeout: time.Minute, MetricsListen: MetricsOff}
+	for _, c := range []struct{ ends, want error }{{context.Canceled, nil}, {fails, fails}} {
+		err := settings.Serve(t.Context(), MetricsOff, zap.NewNop(), func(ctx context.Context, _ Process) error {
+			require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
+			<-ctx.Done()
+			return fmt.Errorf("wait for the database: %w", c.ends)
+		})
+		require.ErrorIs(t, err, c.want)
+	}
 }
 
 func TestDefaultMetrics(t *testing.T) {

@@ -215,7 +215,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 	group.run("endpoint", func() error {
 		return serveHTTP(ctx, config.Listen, shows, endpoint.Handler(), process.share(requestsShare), log.Named("endpoint"))
 	})
-	return untilStopped(ctx, group.Wait())
+	return group.Wait()
 }
 
 // setVSwitches stores the network list for all processes of the center.
@@ -312,12 +312,4 @@ func serveListener(ctx context.Context, listener net.Listener, shows *identity, 
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-}
-
-// untilStopped drops an error that is only that of the stop itself.
-func untilStopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		err = nil
-	}
-	return err
 }

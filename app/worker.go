@@ -169,6 +169,9 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	}
 	config.Process = config.Process.orDefault()
 	metrics := config.Process.Monitor
+	for _, role := range config.Roles { // until hostQueue, which takes its place, knows better
+		metrics.Require(workerPart(role), func(context.Context) error { return errNotPolling })
+	}
 	var record *store.Store
 	if config.keepsRecord() {
 		var err error
@@ -193,9 +196,6 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	defer temporal.Close()
 	defer requireTemporal(metrics, temporal)()
 
-	for _, role := range config.Roles { // until hostQueue, which takes its place, knows better
-		metrics.Require(workerPart(role), func(context.Context) error { return errNotPolling })
-	}
 	group, ctx := config.Process.group(ctx)
 	if record != nil {
 		hostID := ""
@@ -217,7 +217,7 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	if slices.Contains(config.Roles, RoleOrchestrator) {
 		group.Go(func() error { return runOrchestrator(ctx, config, temporal, log.Named("orchestrator")) })
 	}
-	return untilStopped(ctx, group.Wait())
+	return group.Wait()
 }
 
 // stickyTimeout is how long the next step of a job waits for the worker that did the one before, which has its state, until any worker takes
