@@ -114,6 +114,16 @@ func TestFailuresSayWhatAndWhere(t *testing.T) {
 	require.Equal(t, "EIO", f.info)
 }
 
+// troubledFor records that a run has had a trouble for so long.
+func (f *fixture) troubledFor(lasted time.Duration, in PhaseInput, code string) {
+	f.t.Helper()
+	earlier, err := store.Open(f.t.Context(), f.database, store.WithClock(func() time.Time { return time.Now().Add(-lasted) }))
+	require.NoError(f.t, err)
+	defer earlier.Close()
+	_, err = earlier.NoteTrouble(f.t.Context(), in.JobID, in.Run, code, "it fails")
+	require.NoError(f.t, err)
+}
+
 // What no retry mends is not retried.
 func TestLastingStorageErrors(t *testing.T) {
 	f := newFixture(t)
@@ -146,13 +156,9 @@ func TestTroubleIsToldAndGivenUp(t *testing.T) {
 	require.Contains(t, job.Info(), "no such file")
 
 	// It has failed for eleven minutes.
-	earlier, err := store.Open(t.Context(), f.database, store.WithClock(func() time.Time { return time.Now().Add(-11 * time.Minute) }))
-	require.NoError(t, err)
-	defer earlier.Close()
 	require.NoError(t, f.record.ClearTroubles(t.Context(), in.JobID, 1))
 	require.Empty(t, f.job(in.JobID).Info())
-	_, err = earlier.NoteTrouble(t.Context(), in.JobID, 1, smc.CodeTransitionHostStorageError, "I/O")
-	require.NoError(t, err)
+	f.troubledFor(11*time.Minute, in, smc.CodeTransitionHostStorageError)
 	failed = applicationFailure(t, f.do(f.a.Process, in))
 	require.True(t, failed.NonRetryable())
 	require.Contains(t, failed.Message(), "tried again since")
@@ -199,11 +205,7 @@ func TestWorkThatKillsItsHost(t *testing.T) {
 	require.Equal(t, smc.CodeTransitionHostUnavailable, f.job(in.JobID).Trouble.Code)
 	require.NoError(t, f.a.takeUp(t.Context(), in, job), "within its time")
 	require.NoError(t, f.record.ClearTroubles(t.Context(), in.JobID, 1))
-	earlier, err := store.Open(t.Context(), f.database, store.WithClock(func() time.Time { return time.Now().Add(-time.Hour) }))
-	require.NoError(t, err)
-	defer earlier.Close()
-	_, err = earlier.NoteTrouble(t.Context(), in.JobID, 1, smc.CodeTransitionHostUnavailable, "down")
-	require.NoError(t, err)
+	f.troubledFor(time.Hour, in, smc.CodeTransitionHostUnavailable)
 	require.Equal(t, smc.CodeTransitionHostUnavailable, smc.CodeOf(f.a.takeUp(t.Context(), in, job)))
 }
 
@@ -238,11 +240,7 @@ func TestSourceThatStaysAway(t *testing.T) {
 	// The wait of the attempt before the host was restarted counts.
 	require.NoError(t, f.record.ClearTroubles(t.Context(), in.JobID, 1))
 	f.a.SourceWait = time.Hour
-	earlier, err := store.Open(t.Context(), f.database, store.WithClock(func() time.Time { return time.Now().Add(-time.Hour) }))
-	require.NoError(t, err)
-	defer earlier.Close()
-	_, err = earlier.NoteTrouble(t.Context(), in.JobID, 1, smc.CodeSourceServerOffline, "away")
-	require.NoError(t, err)
+	f.troubledFor(time.Hour, in, smc.CodeSourceServerOffline)
 	require.Equal(t, smc.CodeSourceServerOffline, applicationFailure(t, f.do(f.a.Sync, in)).Type())
 }
 

@@ -64,17 +64,25 @@ func changesOf(job *store.Job, staged int64) int64 {
 	return most
 }
 
-// reserveSpace takes the room that a run needs, or says how much is missing.
-func (a *Replication) reserveSpace(ctx context.Context, job *store.Job, source *store.Source) error {
+// needs returns what a run has yet to store on this host, and the room there.
+func (a *Replication) needs(ctx context.Context, job *store.Job, source *store.Source, written int64) (int64, replica.Space, error) {
 	space, err := a.Host.Space(job.JobID)
 	if err != nil {
-		return err
+		return 0, space, err
 	}
 	job, err = a.Store.Job(ctx, job.AccountID, job.JobID) // with its runs
 	if err != nil {
+		return 0, space, err
+	}
+	return spaceNeeded(job, source, space, written), space, nil
+}
+
+// reserveSpace takes the room that a run needs, or says how much is missing.
+func (a *Replication) reserveSpace(ctx context.Context, job *store.Job, source *store.Source) error {
+	needed, space, err := a.needs(ctx, job, source, 0)
+	if err != nil {
 		return err
 	}
-	needed := spaceNeeded(job, source, space, 0)
 	others, fits, err := a.Store.ReserveSpace(ctx, job.JobID, job.HostID, needed, space.FreeBytes)
 	if err != nil || fits {
 		return err
@@ -89,15 +97,11 @@ const reservationEvery = 10 * time.Second
 
 // updateReservation records how much a run has yet to store, so that another run on this host can count on the rest.
 func (a *Replication) updateReservation(ctx context.Context, job *store.Job, source *store.Source, written int64) error {
-	space, err := a.Host.Space(job.JobID)
+	needed, _, err := a.needs(ctx, job, source, written)
 	if err != nil {
 		return err
 	}
-	job, err = a.Store.Job(ctx, job.AccountID, job.JobID)
-	if err != nil {
-		return err
-	}
-	return a.Store.UpdateReservation(ctx, job.JobID, job.HostID, spaceNeeded(job, source, space, written))
+	return a.Store.UpdateReservation(ctx, job.JobID, job.HostID, needed)
 }
 
 // amount is a number of bytes for a person, never less than it is.
