@@ -348,13 +348,13 @@ func TestCreateWithoutAnEngine(t *testing.T) {
 	source, _ := f.agent("web")
 	f.engine.fail = errors.New("Temporal is away")
 	job := f.create(source)
-	BeginMissing(t.Context(), f.store, f.engine, zaptest.NewLogger(t))
-	missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
+	newBeginner(f.store, f.engine, zaptest.NewLogger(t)).sweep(t.Context())
+	missing, err := f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{job}, missing)
 	f.engine.fail = nil
-	BeginMissing(t.Context(), f.store, f.engine, zaptest.NewLogger(t))
-	missing, err = f.store.JobsWithoutWorkflow(t.Context(), 10)
+	newBeginner(f.store, f.engine, zaptest.NewLogger(t)).sweep(t.Context())
+	missing, err = f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, missing)
 	require.Equal(t, []string{job, job, job}, f.engine.begun)
@@ -370,7 +370,7 @@ func TestSweep(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- Sweep(ctx, f.store, f.engine, zaptest.NewLogger(t)) }()
 	require.Eventually(t, func() bool {
-		missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
+		missing, err := f.store.JobsWithoutWorkflow(t.Context())
 		return err == nil && len(missing) == 0
 	}, 5*time.Second, 5*time.Millisecond)
 	stop()

@@ -73,7 +73,7 @@ func TestBegin(t *testing.T) {
 	require.Equal(t, "job/"+job, c.started[0].ID)
 	require.Equal(t, activities.QueueCenter, c.started[0].TaskQueue)
 	require.Equal(t, workflows.JobInput{JobID: job, Status: smc.StatusReady, Lap: 1, Schedule: c.inputs[0].Schedule}, c.inputs[0])
-	missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
+	missing, err := f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, missing)
 

@@ -86,7 +86,7 @@ func TestRebuild(t *testing.T) {
 
 	_, err := engine.Rebuild(t.Context(), RebuildOptions{})
 	require.ErrorContains(t, err, "no connection")
-	missing, err := f.store.JobsWithoutWorkflow(t.Context(), 10)
+	missing, err := f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Contains(t, missing, jobs[2], "a sweep goes on where a rebuild was cut off")
 
@@ -101,7 +101,7 @@ func TestRebuild(t *testing.T) {
 	job, err := f.store.JobByID(t.Context(), jobs[2])
 	require.NoError(t, err)
 	require.Equal(t, entityInput(job), m.inputs[entity(jobs[2])])
-	missing, err = f.store.JobsWithoutWorkflow(t.Context(), 10)
+	missing, err = f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, missing)
 

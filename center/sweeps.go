@@ -2,7 +2,6 @@ package center
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,12 +22,9 @@ const (
 // makes sources Unavailable that have fallen silent, forgets nonces that have expired, and releases sessions and reserved room of no run. Any number of centers on one store may sweep at once.
 func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return every(ctx, entitySweep, func() {
-			BeginMissing(ctx, record, engine, log)
-			removeDeleting(ctx, record, engine, log)
-		})
-	})
+	begins := newBeginner(record, engine, log)
+	group.Go(func() error { return every(ctx, entitySweep, func() { begins.sweep(ctx) }) })
+	group.Go(func() error { return every(ctx, entitySweep, func() { removeDeleting(ctx, record, engine, log) }) })
 	group.Go(func() error { return newAdmission(record, engine, log).run(ctx) })
 	group.Go(func() error {
 		return every(ctx, nonceSweep, func() {
@@ -63,28 +59,6 @@ func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Log
 		})
 	})
 	return group.Wait()
-}
-
-// BeginMissing starts the entities of all jobs that are in the store and not in Temporal.
-func BeginMissing(ctx context.Context, record *store.Store, engine Engine, log *zap.Logger) {
-	const batch = 500
-	ids, err := record.JobsWithoutWorkflow(ctx, batch)
-	if err != nil {
-		if ctx.Err() == nil {
-			log.Warn("jobs without an entity not found", zap.Error(err))
-		}
-		return
-	}
-	for _, id := range ids {
-		switch err := engine.Begin(ctx, id); {
-		case err == nil:
-			log.Info("entity started by the sweep", zap.String("job_id", id))
-		case errors.Is(err, store.ErrNotFound): // deleted meanwhile
-		case ctx.Err() == nil:
-			log.Warn("entity not started, the next sweep tries again", zap.String("job_id", id), zap.Error(err))
-			return
-		}
-	}
 }
 
 // removeDeleting goes on with the deletion of source servers whose jobs had to go first.

@@ -329,16 +329,13 @@ func freeNames(ctx context.Context, tx *transaction, job *Job) error {
 	return nil
 }
 
-// JobsWithoutWorkflow returns the ids of jobs whose entity workflow was not seen to start.
-func (s *Store) JobsWithoutWorkflow(ctx context.Context, limit int) ([]string, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT job_id FROM replication_jobs WHERE workflow_started = 0 ORDER BY created_at LIMIT ?`, limit)
+// JobsWithoutWorkflow returns the ids of all jobs whose entity workflow was not seen to start, the oldest first.
+func (s *Store) JobsWithoutWorkflow(ctx context.Context) ([]string, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT job_id FROM replication_jobs WHERE workflow_started = 0 ORDER BY created_at`)
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, func(row rowScanner) (string, error) {
-		var id string
-		return id, row.Scan(&id)
-	})
+	return collect(rows, scanText)
 }
 
 // JobIDs returns the ids of all jobs.

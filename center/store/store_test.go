@@ -1087,7 +1087,7 @@ func TestJobsWithoutAWorkflow(t *testing.T) {
 	f := newFixture(t)
 	first, second := f.create(spec(f.source("web").SourceID)), f.create(spec(f.source("db").SourceID))
 	missing := func() []string {
-		ids, err := f.JobsWithoutWorkflow(f.ctx, 10)
+		ids, err := f.JobsWithoutWorkflow(f.ctx)
 		require.NoError(t, err)
 		return ids
 	}
