@@ -192,7 +192,7 @@ func (l lookup[T]) find(ref string) (T, error) {
 	for i, item := range found {
 		ids[i] = l.id(item)
 	}
-	return none, usagef("%d %ss have the name %q; name one by its id: %s", len(found), l.what, ref, strings.Join(ids, ", "))
+	return none, inputf("%d %ss have the name %q; name one by its id: %s", len(found), l.what, ref, strings.Join(ids, ", "))
 }
 
 func findSource(ctx context.Context, client *smc.Client, ref string) (smc.SourceServer, error) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -110,10 +108,8 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
 					return usagef("--consumer and --%s exclude each other: a consumer goes on where it is, and waits for more", name)
 				}
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT)
-			defer stop()
-			err := c.tailEvents(ctx, f)
-			if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err := c.tailEvents(cmd.Context(), f)
+			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
 				return nil // Ctrl-C is how it ends
 			}
 			return err
@@ -140,7 +136,7 @@ func (c *cli) schemaCommand() *cobra.Command {
 		Long: `Print the JSON Schema (2020-12) of a type of event: of the whole CloudEvent, with that of its data under the anchor "data".
 Without TYPE it lists the types. docs/events.md explains them.`,
 		Example: "  drover events schema smc.job.status.v1",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    optionalArgs(exactArgs("TYPE")),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				if c.json() {
@@ -249,11 +245,11 @@ func (c *cli) changeObserver(ctx context.Context, name, what string, change func
 func (c *cli) eventStream(name string) (*nats.Conn, jetstream.JetStream, error) {
 	address := c.getenv(envNATS)
 	if address == "" {
-		return nil, nil, usagef("not set in the environment: %s; drover-dev writes it to dev.env in its data directory, source that file", envNATS)
+		return nil, nil, inputf("not set in the environment: %s; drover-dev writes it to dev.env in its data directory, source that file", envNATS)
 	}
 	security, err := events.SecurityFromEnv(c.getenv).Options()
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, inputError{err}
 	}
 	// A person waits: say at once that there is no server, rather than keep trying.
 	nc, err := events.Connect(address, name, c.log, append(security, nats.RetryOnFailedConnect(false))...)

@@ -97,24 +97,22 @@ The keys of a server are those of CreateReplicationJob in lower camel case, and 
 keepJob. Those of defaults hold for every server that does not say otherwise.`,
 		Example: "  drover fleet apply -f dc-exit.yaml --watch\n  generate-manifest | drover fleet apply -f - --dry-run",
 		Args:    exactArgs(),
-	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if file == "" {
-			return usagef("%s: -f FILE is missing", cmd.CommandPath())
-		}
-		if watch && dryRun {
-			return usagef("--watch and --dry-run exclude each other")
-		}
-		manifest, err := readManifest(file, cmd.InOrStdin())
-		if err != nil {
-			// How the command is called does not help with what is in the file.
-			cmd.SetUsageFunc(func(*cobra.Command) error { return nil })
-			return err
-		}
-		if dryRun {
-			return c.showManifest(manifest)
-		}
-		return c.fleetRun(func(ctx context.Context, f *fleets, _ []string) error { return f.apply(ctx, manifest, watch) })(cmd, nil)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file == "" {
+				return usagef("%s: -f FILE is missing", cmd.CommandPath())
+			}
+			if watch && dryRun {
+				return usagef("--watch and --dry-run exclude each other")
+			}
+			manifest, err := readManifest(file, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				return c.showManifest(manifest)
+			}
+			return c.fleetRun(func(ctx context.Context, f *fleets, _ []string) error { return f.apply(ctx, manifest, watch) })(cmd, args)
+		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "`FILE` that holds the manifest; - is standard input")
 	cmd.Flags().BoolVar(&watch, "watch", false, "show the fleet until it ends, as drover fleet watch does")
@@ -122,7 +120,7 @@ keepJob. Those of defaults hold for every server that does not say otherwise.`,
 	return cmd
 }
 
-// readManifest reads a manifest; mistakes in it are of usage, and named FILE:LINE.
+// readManifest reads a manifest; mistakes in it are of input, and named FILE:LINE.
 func readManifest(name string, stdin io.Reader) (*fleet.Fleet, error) {
 	from := stdin
 	if name == "-" {
@@ -130,7 +128,7 @@ func readManifest(name string, stdin io.Reader) (*fleet.Fleet, error) {
 	} else {
 		file, err := os.Open(name)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, inputError{err}
 		}
 		defer file.Close()
 		from = file
@@ -149,7 +147,7 @@ func readManifest(name string, stdin io.Reader) (*fleet.Fleet, error) {
 		}
 		fmt.Fprintf(&b, "\n%s: %s", at, mistake.Text)
 	}
-	return nil, usageError{errors.New(b.String())}
+	return nil, inputError{errors.New(b.String())}
 }
 
 // showManifest prints what a fleet will do.
@@ -724,10 +722,8 @@ func (c *cli) fleetCutOverCommand() *cobra.Command {
 every job that rests between its runs, or has made a run already; one that is running is cut over when it rests. A
 SERVER that has made no run yet is cut over after its first.`,
 		Example: "  drover fleet cutover dc-exit db-1 db-2\n  drover fleet cutover dc-exit",
-		Args: func(cmd *cobra.Command, args []string) error {
-			return exactArgs("NAME")(cmd, args[:min(len(args), 1)])
-		},
-		RunE: c.fleetRun(func(ctx context.Context, f *fleets, args []string) error { return f.cutOver(ctx, args[0], args[1:]) }),
+		Args:    leastArgs("NAME"),
+		RunE:    c.fleetRun(func(ctx context.Context, f *fleets, args []string) error { return f.cutOver(ctx, args[0], args[1:]) }),
 	}
 }
 
@@ -799,7 +795,7 @@ func chooseForCutOver(status *fleet.Status, servers []string) ([]fleet.Migration
 		i := slices.IndexFunc(status.Servers, func(s fleet.MigrationStatus) bool { return s.Name == server || s.SourceID == server })
 		switch {
 		case i < 0:
-			return nil, usagef("fleet %s has no server %q; %q lists them", status.Name, server, "drover fleet status "+status.Name)
+			return nil, inputf("fleet %s has no server %q; %q lists them", status.Name, server, "drover fleet status "+status.Name)
 		case status.Servers[i].Phase.Ended(), status.Servers[i].Phase == fleet.PhaseCancelling:
 			return nil, fmt.Errorf("server %s cannot be cut over: its migration is %s", server, status.Servers[i].Phase)
 		}

@@ -339,6 +339,7 @@ func TestFleetWrongUsage(t *testing.T) {
 		{"fleet status", "NAME is missing"},
 		{"fleet status a b", `unexpected argument "b"`},
 		{"fleet cutover", "NAME is missing"},
+		{"fleet staus dc-exit", "did you mean status?"},
 		{"fleet cutover dc-exit nobody", `fleet dc-exit has no server "nobody"`},
 		{"fleet list --bogus", "unknown flag"},
 	} {
@@ -358,7 +359,7 @@ func TestManifestMistakesAreNamedByFileAndLine(t *testing.T) {
 	assert.Equal(t, exitUsage, o.code)
 	assert.Equal(t, "drover: the manifest cannot be used:\n"+
 		name+`:2: unknown key "wave" in the manifest; known are name, defaults, pollInterval, waves`+"\n"+
-		name+":6: Frequency: 0 is not allowed; allowed: 1 to 168\n\n", o.stderr, "and nothing on how the command is called")
+		name+":6: Frequency: 0 is not allowed; allowed: 1 to 168\n", o.stderr, "and nothing on how the command is called")
 	_, err := readManifest("-", strings.NewReader("a:\n\t"))
 	assert.ErrorContains(t, err, "standard input:2: this is not YAML")
 	_, err = readManifest("-", strings.NewReader(""))

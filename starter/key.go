@@ -40,12 +40,12 @@ acs:smc:REGION:ACCOUNT:replicationjob/ID. The secret is shown this once.`,
 			if cmd.Flags().Changed("policy") {
 				document, err := os.ReadFile(policyFile)
 				if err != nil {
-					return usagef("--policy: %w", err)
+					return inputf("--policy: %w", err)
 				}
 				// An empty policy would be none, which allows everything.
 				policy := string(document)
 				if policy == "" {
-					return usagef("--policy: %s is empty; without --policy the key may do everything", policyFile)
+					return inputf("--policy: %s is empty; without --policy the key may do everything", policyFile)
 				}
 				req.Policy = &policy
 			}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,14 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// inputError is a mistake in what a command was given beside its arguments: the environment, a file, a name that several
+// things have. How the command is called does not help with it.
+type inputError struct{ error }
+
+func (e inputError) Unwrap() error { return e.error }
+
+func inputf(format string, args ...any) error { return inputError{fmt.Errorf(format, args...)} }
+
 // cli is what the commands share. Its fields are set before a command runs.
 type cli struct {
 	getenv  func(string) string
@@ -68,6 +77,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	root.SetErr(stderr)
 	called, err := root.ExecuteContextC(ctx)
 	var usage usageError
+	var input inputError
 	var ended serverError
 	switch {
 	case err == nil:
@@ -75,7 +85,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case errors.As(err, &ended):
 		return ended.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "drover: %v\n\n%s", err, called.UsageString())
+		fmt.Fprintf(stderr, "drover: %v\n\n%s", err, usageOf(called))
+		return exitUsage
+	case errors.As(err, &input):
+		fmt.Fprintln(stderr, "drover:", err)
 		return exitUsage
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(stderr, "drover: interrupted")
@@ -83,6 +96,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	fmt.Fprintln(stderr, "drover:", err)
 	return exitFailed
+}
+
+// usageOf is the usage of a command in short, so that the mistake above it stays in sight: of one that holds others, these.
+func usageOf(cmd *cobra.Command) string {
+	if cmd.HasAvailableSubCommands() {
+		return cmd.UsageString()
+	}
+	return fmt.Sprintf("Usage:\n  %s\n\n%q tells its flags, with examples.\n", cmd.UseLine(), cmd.CommandPath()+" --help")
 }
 
 func newRootCommand(c *cli) *cobra.Command {
@@ -101,7 +122,7 @@ The center and the access key come from the environment, as drover-dev writes it
   DROVER_CA_FILE                    PEM file of the authority of the center's certificate, where this machine does not know it
   NATS_URL                          event stream (events only); NATS_USER and NATS_PASSWORD, NATS_CREDS, NATS_CA, NATS_CERT, NATS_KEY
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		Example: `  . data/dev.env
   drover token create
   drover source list
@@ -113,6 +134,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs, // RunE says that there is no such command
 		RunE:          needsCommand,
+
+		SuggestionsMinimumDistance: suggestionDistance,
+
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			c.log = newLogger(c.errOut, c.verbose)
 			return nil
@@ -141,9 +165,12 @@ func versionText() string {
 	return "unknown"
 }
 
+// suggestionDistance is how many letters of a command may be wrong for it to be the one that was meant.
+const suggestionDistance = 2
+
 // group makes a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand}
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: needsCommand, SuggestionsMinimumDistance: suggestionDistance}
 	cmd.AddCommand(commands...)
 	return cmd
 }
@@ -151,6 +178,9 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 func needsCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return usagef("%s needs a command", cmd.CommandPath())
+	}
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		return usagef("%s has no command %q; did you mean %s?", cmd.CommandPath(), args[0], strings.Join(like, " or "))
 	}
 	return usagef("%s has no command %q", cmd.CommandPath(), args[0])
 }
@@ -188,6 +218,16 @@ func leastArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// optionalArgs demands what args does once there is an argument.
+func optionalArgs(args cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if len(given) == 0 {
+			return nil
+		}
+		return args(cmd, given)
+	}
+}
+
 // newLogger logs diagnostics: warnings, and with verbose every call.
 func newLogger(w io.Writer, verbose bool) *zap.Logger {
 	level := zapcore.WarnLevel
@@ -203,7 +243,7 @@ func newLogger(w io.Writer, verbose bool) *zap.Logger {
 func (c *cli) config() (smc.Config, error) {
 	cfg, err := smc.ConfigFromEnv(c.getenv)
 	if err != nil {
-		return cfg, usageError{err}
+		return cfg, inputError{err}
 	}
 	if c.caFile != "" {
 		cfg.CAFile = c.caFile
@@ -219,7 +259,7 @@ func (c *cli) client() (*smc.Client, error) {
 	}
 	transport, err := cfg.Transport()
 	if err != nil {
-		return nil, usageError{err}
+		return nil, inputError{err}
 	}
 	cfg.HTTPClient = &http.Client{
 		Transport:     loggingTransport{transport, c.log},
@@ -227,7 +267,7 @@ func (c *cli) client() (*smc.Client, error) {
 	}
 	client, err := smc.NewClient(cfg)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, inputError{err}
 	}
 	return client, nil
 }
@@ -240,7 +280,7 @@ func (c *cli) hostClient() (*http.Client, error) {
 	}
 	config, err := cfg.TLS()
 	if err != nil {
-		return nil, usageError{err}
+		return nil, inputError{err}
 	}
 	return replica.NewClient(config), nil
 }
@@ -252,7 +292,7 @@ func (c *cli) clientWithRegion() (*smc.Client, error) {
 		return nil, err
 	}
 	if client.RegionID() == "" { // neither the environment nor the profile names one
-		return nil, usagef("not set in the environment: %s", smc.EnvRegion)
+		return nil, inputf("not set in the environment: %s", smc.EnvRegion)
 	}
 	return client, nil
 }

@@ -169,7 +169,9 @@ func TestWrongUsage(t *testing.T) {
 		{"image export x y --format vhd", "must be raw or qcow2"},
 		{"events tail --job a --source b", "exclude each other"},
 		{"events tail --since yesterday", "must be all, now, how long ago"},
-		{"events tail", "NATS_URL"},
+		{"events schema a b", `unexpected argument "b"`},
+		{"jobs", "did you mean job?"},
+		{"job strt web-1", "did you mean start or stop?"},
 		{"token create extra", "unexpected argument"},
 	} {
 		o := e.drover(t, strings.Fields(test.args)...)
@@ -179,11 +181,16 @@ func TestWrongUsage(t *testing.T) {
 		assert.Empty(t, o.stdout, "drover %s", test.args)
 	}
 	assert.Empty(t, e.calls, "nothing is asked of the endpoint before the usage is right")
+	assert.Less(t, strings.Count(e.drover(t, "job", "create").stderr, "\n"), 8, "the mistake stays in sight")
 
 	o := droverWith(t, map[string]string{"DROVER_ENDPOINT": e.URL}, "job", "list")
 	assert.Equal(t, exitUsage, o.code)
 	assert.Contains(t, o.stderr, "ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET")
 	assert.Contains(t, o.stderr, "dev.env")
+	assert.NotContains(t, o.stderr, "Usage:", "the command was called as it should be")
+	o = e.drover(t, "events", "tail")
+	assert.Equal(t, exitUsage, o.code)
+	assert.Contains(t, o.stderr, "NATS_URL")
 	env := e.env()
 	delete(env, "DROVER_REGION")
 	o = droverWith(t, env, "job", "create", "--source", "web-1")

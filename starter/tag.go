@@ -191,12 +191,7 @@ resources that have it are listed; with several, those that have all of them.`,
 		Example: `  drover tag list
   drover tag list --source web-1
   drover tag list env=prod -o json | jq -r .[].ResourceId`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return leastArgs("TAG")(cmd, args)
-		},
+		Args: optionalArgs(leastArgs("TAG")),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := on.check(cmd, false); err != nil {
 				return err

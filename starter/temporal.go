@@ -24,10 +24,10 @@ const (
 func (c *cli) dialTemporal(ctx context.Context) (client.Client, error) {
 	options, err := temporalenv.Options(c.getenv)
 	if errors.Is(err, temporalenv.ErrNoAddress) {
-		return nil, usagef("%w; drover-dev writes it to dev.env in its data directory, source that file", err)
+		return nil, inputf("%w; drover-dev writes it to dev.env in its data directory, source that file", err)
 	}
 	if err != nil {
-		return nil, usageError{err}
+		return nil, inputError{err}
 	}
 	options.Logger = temporalLog{c.log.Sugar()}
 	dialing, cancel := context.WithTimeout(ctx, temporalDialTimeout)
