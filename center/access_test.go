@@ -446,6 +446,12 @@ func TestAuditRecordsAreWrittenTogether(t *testing.T) {
 	read(3)
 	e.Close()
 	require.Equal(t, auditBatch+4, written())
+	// Who reads the log writes what waits, also that of others: it is not lost when he goes away meanwhile.
+	read(3)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.records.flush(gone)
+	require.Equal(t, auditBatch+7, written())
 }
 
 // Forged calls are recorded only so often: nobody fills the database from outside.

@@ -45,11 +45,10 @@ func (e *Endpoint) audit(ctx context.Context, c *call, operation smc.AnyOperatio
 		record.Action = operation.Name()
 	}
 	if c.verified && !throttled && operation != nil && !operation.ReadOnly() {
-		// The caller may be gone; what it did is done.
-		e.records.write(context.WithoutCancel(ctx), []store.AuditRecord{record})
+		e.records.write(ctx, []store.AuditRecord{record})
 		return
 	}
-	e.records.keep(context.WithoutCancel(ctx), record)
+	e.records.keep(ctx, record)
 }
 
 // auditRecords writes the audit log. Records of calls that changed nothing, which are most, are written together: one
@@ -96,8 +95,9 @@ func (r *auditRecords) flush(ctx context.Context) {
 	}
 }
 
+// write has records in the database, whatever becomes of the caller who waits for it: they may be of others.
 func (r *auditRecords) write(ctx context.Context, records []store.AuditRecord) {
-	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
 	if err := r.store.Audit(ctx, records...); err != nil {
 		for _, record := range records {
