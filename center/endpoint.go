@@ -252,7 +252,6 @@ func (e *Endpoint) verify(ctx context.Context, c *call, request *smc.Request) er
 		if known.err != nil {
 			return known.err // the nonce may be recorded: it must not seem to be used by somebody
 		}
-		e.keys.Remove(c.key.AccessKeyID)
 	}
 	verifier := smc.Verifier{
 		Secret: func(ctx context.Context, id string) (string, bool, error) {

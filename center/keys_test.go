@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
 	"github.com/drover/drover/center/store"
@@ -68,4 +69,19 @@ func TestKnownKeysAreNeverStale(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who knows the id of a key and not its secret does not make the endpoint forget the key.
+func TestForgedCallsDoNotForgetAKey(t *testing.T) {
+	f := newFixture(t, quiet)
+	e := NewEndpoint(Config{Store: f.store, Engine: f.engine, RegionID: region, Logger: zap.NewNop()})
+	t.Cleanup(e.Close)
+	verify := func(secret string) error {
+		values := url.Values{"Action": {smc.DescribeReplicationJobs.Name()}, "Version": {smc.Version}}
+		smc.SignValues(values, http.MethodGet, keyID, secret, time.Now(), newRequestID())
+		return e.verify(t.Context(), &call{}, &smc.Request{Method: http.MethodGet, Query: values, Values: values, Header: http.Header{}})
+	}
+	require.NoError(t, verify(secret))
+	require.Equal(t, smc.CodeSignatureDoesNotMatch, smc.CodeOf(verify("another secret")))
+	require.True(t, e.keys.Contains(keyID))
 }
