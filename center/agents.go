@@ -5,9 +5,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 
@@ -62,14 +62,15 @@ func (e *Endpoint) authenticated(do func(*http.Request, *store.Source) (any, err
 		if !ok {
 			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the call carries no agent token: register with an activation code first")
 		}
+		var answer any
 		source, err := e.Store.SourceByToken(r.Context(), token)
-		if errors.Is(err, store.ErrNotFound) {
+		if err == nil {
+			answer, err = do(r, source)
+		}
+		if errors.Is(err, store.ErrNotFound) { // also when the source server is deleted while its agent calls
 			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its source server was deleted, belongs to another center, or came after the backup that this center was restored from; register it again with an activation code")
 		}
-		if err != nil {
-			return nil, err
-		}
-		return do(r, source)
+		return answer, err
 	}
 }
 
@@ -89,8 +90,8 @@ func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
 	if err := smc.CheckName("name", request.Name); err != nil {
 		return nil, err
 	}
-	if request.Instance == "" {
-		return nil, smc.Errorf(smc.CodeInvalidParameter, "instance is missing: every agent process has one")
+	if err := checkInstance(request.Instance); err != nil {
+		return nil, err
 	}
 	if err := checkServer(request.Server); err != nil {
 		return nil, err
@@ -106,6 +107,17 @@ func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
 	}
 	e.Logger.Info("source server registered", zap.String("source_id", source.SourceID), zap.String("name", source.Name), zap.String("account_id", source.AccountID))
 	return agentapi.RegisterResponse{SourceID: source.SourceID, Token: token, HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}, nil
+}
+
+// checkInstance refuses what is no id of an agent process.
+func checkInstance(instance string) error {
+	switch {
+	case instance == "":
+		return smc.Errorf(smc.CodeInvalidParameter, "instance is missing: every agent process has one")
+	case len(instance) > agentapi.MaxInstanceBytes || strings.ContainsFunc(instance, unicode.IsControl):
+		return smc.Errorf(smc.CodeInvalidParameter, "instance is longer than %d bytes, or has control characters: it is the id of an agent process", agentapi.MaxInstanceBytes)
+	}
+	return nil
 }
 
 // checkServer refuses a description that no job could be made of.
@@ -149,22 +161,18 @@ func (e *Endpoint) heartbeat(r *http.Request, source *store.Source) (any, error)
 
 // work answers as soon as the agent should be doing something else than it knows of, or when its wait is over.
 func (e *Endpoint) work(r *http.Request, source *store.Source) (any, error) {
-	have, err := strconv.ParseInt(r.URL.Query().Get(agentapi.QueryHave), 10, 64)
+	query, err := agentapi.ParseWorkQuery(r.URL.Query())
 	if err != nil {
-		return nil, smc.Errorf(smc.CodeInvalidParameter, "%s must be the generation of the last answer", agentapi.QueryHave)
+		return nil, smc.Errorf(smc.CodeInvalidParameter, "%v", err)
 	}
-	wait, err := time.ParseDuration(r.URL.Query().Get(agentapi.QueryWait))
-	if err != nil || wait < 0 {
-		return nil, smc.Errorf(smc.CodeInvalidParameter, "%s must be a duration such as 25s", agentapi.QueryWait)
-	}
-	over := time.NewTimer(min(wait, agentapi.MaxWait))
+	over := time.NewTimer(query.Wait)
 	defer over.Stop()
 	look := time.NewTicker(workPoll)
 	defer look.Stop()
 	for {
 		changed, done := e.Store.WorkChanged(source.SourceID)
 		work, err := e.Store.Work(r.Context(), source.SourceID)
-		if err != nil || work.Generation != have {
+		if err != nil || work.Generation != query.Have {
 			done()
 			return e.desired(work), err
 		}

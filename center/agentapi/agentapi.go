@@ -13,6 +13,8 @@ package agentapi
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/drover/drover/smc"
 )
 
 // Paths of the agent API, relative to the center's endpoint. Prefix is the part all of them share.
@@ -33,23 +35,25 @@ const (
 // Error codes of the agent API, besides the common ones of the SMC endpoint.
 const (
 	// CodeInvalidActivationCode (403) refuses a registration: the code is unknown, expired, disabled or used up.
-	CodeInvalidActivationCode = "InvalidActivationCode"
-	// CodeInvalidAgentToken (401 or 403) refuses a later call: the center does not know the token. The source
+	CodeInvalidActivationCode = smc.CodeInvalidActivationCode
+	// CodeInvalidAgentToken (401) refuses a later call: the center does not know the token. The source
 	// server was deleted, or the agent speaks to another center than the one it registered with.
-	CodeInvalidAgentToken = "InvalidAgentToken"
+	CodeInvalidAgentToken = smc.CodeInvalidAgentToken
 	// CodeUnexpectedAnswer is never sent: the client gives it to a refusal that is not in the form of this API.
 	CodeUnexpectedAnswer = "UnexpectedAnswer"
 )
 
 const (
 	// DefaultHeartbeatRate is how often an agent reports when the center names no rate (CONTRACT: Source servers).
-	DefaultHeartbeatRate = 30 * time.Second
+	DefaultHeartbeatRate = smc.HeartbeatRate
 	// DefaultWait is how long the agent lets the center hold a request for work.
 	DefaultWait = 25 * time.Second
 	// MaxWait is the longest a request for work is held; the center caps what the agent asks for.
 	MaxWait = 60 * time.Second
 	// MaxBodyBytes bounds every body of this API, in either direction.
 	MaxBodyBytes = 1 << 20
+	// MaxInstanceBytes bounds RegisterRequest.Instance.
+	MaxInstanceBytes = 128
 	// MaxSystemInfoBytes bounds Server.SystemInfo (CONTRACT: SystemInfo <= 1 KB of JSON).
 	MaxSystemInfoBytes = 1 << 10
 )

@@ -2,6 +2,9 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -83,11 +86,15 @@ func (s *Store) ClockAhead(ctx context.Context) (time.Duration, error) {
 }
 
 // NoteAgentClock records by how much the clock of an agent's machine is ahead of this one. What changes by less than a second
-// is not written.
+// is not written. Error: ErrNotFound.
 func (s *Store) NoteAgentClock(ctx context.Context, sourceID string, ahead time.Duration) error {
 	const least = time.Second
 	var known int64
-	if err := s.db.QueryRowContext(ctx, `SELECT clock_ahead FROM source_servers WHERE source_id = ?`, sourceID).Scan(&known); err != nil {
+	err := s.db.QueryRowContext(ctx, `SELECT clock_ahead FROM source_servers WHERE source_id = ?`, sourceID).Scan(&known)
+	if errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("source %s: %w", sourceID, ErrNotFound)
+	}
+	if err != nil {
 		return err
 	}
 	if (ahead - time.Duration(known)*time.Millisecond).Abs() < least {
