@@ -83,6 +83,7 @@ func TestRunOfALaterTerm(t *testing.T) {
 	session, err = s.host.OpenSession(t.Context(), spec)
 	require.NoError(t, err)
 	require.False(t, session.already)
+	require.Zero(t, session.Progress().BytesSent, "nor are its counts those of the run")
 	overwrite(t, a.Path, 1000, []byte("changed since"))
 	require.NoError(t, s.sync(t.Context(), "j-1", a))
 	_, err = session.Wait(t.Context(), 0, nil)

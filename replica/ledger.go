@@ -25,7 +25,9 @@ type ledger struct {
 }
 
 type ledgerData struct {
+	// Run and Term are those of the run, see [SessionSpec].
 	Run     int             `json:"run"`
+	Term    int             `json:"term,omitempty"`
 	Senders map[string]sent `json:"senders"`
 	// Folded is the sum of senders dropped to bound the ledger.
 	Folded sent                `json:"folded"`
@@ -50,7 +52,7 @@ const (
 )
 
 // openLedger reads the ledger of a run; the counts of another run are dropped.
-func openLedger(dir string, run int) (*ledger, error) {
+func openLedger(dir string, run, term int) (*ledger, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "ledger.db"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -68,8 +70,8 @@ func openLedger(dir string, run int) (*ledger, error) {
 		}
 		l.seq, l.data = seq, data
 	}
-	if l.data.Run != run {
-		l.data = ledgerData{Run: run}
+	if l.data.Run != run || l.data.Term != term {
+		l.data = ledgerData{Run: run, Term: term}
 	}
 	if l.data.Senders == nil {
 		l.data.Senders = make(map[string]sent)

@@ -105,7 +105,7 @@ func (h *Host) OpenSession(ctx context.Context, spec SessionSpec) (*Session, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.touch()
-	if s.ledger, err = openLedger(dir, spec.Run); err != nil {
+	if s.ledger, err = openLedger(dir, spec.Run, spec.Term); err != nil {
 		s.cancel()
 		return nil, storageError(err, "open the ledger of %s", spec.JobID)
 	}
