@@ -305,7 +305,20 @@ func (h *Host) ReleaseStaging(ctx context.Context, jobID string) error {
 // removeStaging removes a staging area; the caller has it for itself.
 func (h *Host) removeStaging(jobID string) error {
 	h.endSession(jobID)
-	return storageError(os.RemoveAll(h.stagingDir(jobID)), "remove the staging area of %s", jobID)
+	dir := h.stagingDir(jobID)
+	return storageError(removeDir(dir, statePath(dir)), "remove the staging area of %s", jobID)
+}
+
+// removeDir removes a directory, first the file that says what it is: what a crash leaves of it is nothing.
+func removeDir(dir, first string) error {
+	err := os.Remove(first)
+	if err == nil {
+		err = durable.SyncDir(dir)
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.RemoveAll(dir)
+	}
+	return err
 }
 
 // StagingIDs returns the jobs that have a staging area, sorted.

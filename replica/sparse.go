@@ -41,14 +41,25 @@ func punch(f *os.File, off, length int64) error {
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("punch a hole in %s: %w", f.Name(), err)
 	}
+	return fill(f, zeroGrain[:], off, length)
+}
+
+// fill writes a pattern over and over into a range of f.
+func fill(f *os.File, pattern []byte, off, length int64) error {
 	for length > 0 {
-		n := min(length, GrainSize)
-		if _, err := f.WriteAt(zeroGrain[:n], off); err != nil {
+		n := min(length, int64(len(pattern)))
+		if _, err := f.WriteAt(pattern[:n], off); err != nil {
 			return err
 		}
 		off, length = off+n, length-n
 	}
 	return nil
+}
+
+// dropCached has a range of f read from the disk again, but for what is not synced. It is best effort: not every file system has
+// a disk.
+func dropCached(f *os.File, off, length int64) {
+	_ = unix.Fadvise(int(f.Fd()), off, length, unix.FADV_DONTNEED)
 }
 
 // fdatasync makes the data of f durable.

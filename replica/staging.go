@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,9 @@ type stagedDisk struct {
 	mu      sync.Mutex
 	round   *commitRound
 	leading chan struct{}
+	// failed is why a sync failed; whoever leads has it. The kernel forgets what it could not write, so that another sync of the
+	// same file succeeds and says nothing of it: after one that failed there is none.
+	failed error
 }
 
 func rawPath(dir string, index int) string {
@@ -151,6 +155,16 @@ func (d *stagedDisk) resize() error {
 		return err
 	}
 	old := info.Size()
+	if info, err = d.hashes.Stat(); err != nil {
+		return err
+	}
+	if old == 0 || info.Size() < grains(old)*HashSize {
+		// One of the two is lost, as when the removal of the area was cut off, and the other says nothing without it.
+		if err := errors.Join(d.raw.Truncate(0), d.raw.Sync(), d.hashes.Truncate(0)); err != nil {
+			return err
+		}
+		old = 0
+	}
 	if old > d.SizeBytes {
 		return diskError(CodeSourceSizeChanged, d.Index, 0,
 			"disk %d shrank from %d to %d bytes since the last run; delete the job and create another", d.Index, old, d.SizeBytes)
@@ -191,9 +205,10 @@ func (d *stagedDisk) recover(ctx context.Context, regions []int64) error {
 	if len(regions) == 0 {
 		return nil
 	}
-	if err := fdatasync(d.raw); err != nil {
+	if err := errors.Join(fdatasync(d.raw), fdatasync(d.hashes)); err != nil {
 		return err
 	}
+	dropCached(d.hashes, 0, grains(d.SizeBytes)*HashSize) // hashFile does so for the data
 	for _, r := range regions {
 		start, end := r*regionSize, min((r+1)*regionSize, d.SizeBytes)
 		err := hashFile(ctx, d.raw, start, end, d.SizeBytes, func(g int64, h Hash) error {
@@ -277,14 +292,7 @@ func punchOrZero(f *os.File, off, length int64) error {
 	if length > 1<<20 {
 		return punch(f, off, length)
 	}
-	for length > 0 {
-		n := min(length, GrainSize)
-		if _, err := f.WriteAt(zeroGrain[:n], off); err != nil {
-			return err
-		}
-		off, length = off+n, length-n
-	}
-	return nil
+	return fill(f, zeroGrain[:], off, length)
 }
 
 // write makes verified frames durable and journals them. Several writers may
@@ -321,10 +329,9 @@ func (d *stagedDisk) write(ctx context.Context, frames []frame) (written int64, 
 	if err != nil {
 		// What these grains hold is now anybody's guess. Say so in the map; the
 		// region keeps its intent, so that a restart looks for itself.
+		unknown := bytes.Repeat(unknownHash[:], GrainSize/HashSize)
 		for _, w := range writes {
-			for i := range max(int64(len(w.hashes)), w.zeros) {
-				d.putHashes(mapWrite{grain: w.grain + i, hashes: []Hash{unknownHash}}) //nolint:errcheck // best effort on a failing disk
-			}
+			fill(d.hashes, unknown, w.grain*HashSize, max(int64(len(w.hashes)), w.zeros)*HashSize) //nolint:errcheck // best effort on a failing disk
 		}
 		return 0, d.storeError(err)
 	}
@@ -397,7 +404,15 @@ func (d *stagedDisk) commit(writes []mapWrite) error {
 	return r.err
 }
 
+// flush makes a round durable; the caller leads.
 func (d *stagedDisk) flush(writes []mapWrite) error {
+	if d.failed == nil {
+		d.failed = d.syncData(writes)
+	}
+	return d.failed
+}
+
+func (d *stagedDisk) syncData(writes []mapWrite) error {
 	if err := fdatasync(d.raw); err != nil {
 		return err
 	}
@@ -425,8 +440,10 @@ func forget(dir string, index int, bad []int64) error {
 }
 
 // hashFile calls each with the hash of every grain of [start, end) of a file
-// that holds size bytes; start must be aligned. Holes are not read.
+// that holds size bytes; start must be aligned. Holes are not read. What is synced is read from the disk, not from the
+// memory of the host, which may have what the disk could not take.
 func hashFile(ctx context.Context, f *os.File, start, end, size int64, each func(g int64, h Hash) error) error {
+	dropCached(f, start, end-start)
 	const step = 16 * GrainSize
 	buf := make([]byte, step)
 	for off := start; off < end; {
@@ -533,6 +550,8 @@ type intentLog struct {
 	mu    sync.Mutex
 	dirty map[int64]*region
 	tick  int64
+	// failed is why an intent could not be made durable. Then none is taken for granted any more: see stagedDisk.failed.
+	failed error
 }
 
 type region struct {
@@ -577,6 +596,13 @@ func openIntentLog(path string, diskSize int64) (*intentLog, []int64, error) {
 func (l *intentLog) begin(spans []span) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.failed == nil {
+		l.failed = l.note(spans)
+	}
+	return l.failed
+}
+
+func (l *intentLog) note(spans []span) error {
 	l.tick++
 	fresh := false
 	for _, s := range spans {
