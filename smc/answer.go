@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -137,12 +136,10 @@ func writeElement(out *bytes.Buffer, dec *json.Decoder, name string) error {
 		}
 	case nil:
 	default:
-		if err := escapeXML(out, fmt.Sprint(value)); err != nil {
+		if err := xml.EscapeText(out, []byte(fmt.Sprint(value))); err != nil {
 			return err
 		}
 	}
 	fmt.Fprintf(out, "</%s>", name)
 	return nil
 }
-
-func escapeXML(w io.Writer, s string) error { return xml.EscapeText(w, []byte(s)) }

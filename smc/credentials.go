@@ -1,6 +1,7 @@
 package smc
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,15 +75,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	if len(missing) > 0 {
 		return Config{}, fmt.Errorf("not set in the environment: %s; drover-dev writes them to dev.env in its data directory, source that file", strings.Join(missing, ", "))
 	}
-	if _, vendor := vendorEndpoint(cfg.Endpoint); vendor {
+	if region, vendor := vendorEndpoint(cfg.Endpoint); vendor {
 		cfg.CAFile = "" // it is of a center of one's own
-	}
-	if region, vendor := vendorEndpoint(cfg.Endpoint); vendor && cfg.RegionID == "" {
-		for _, candidate := range []string{region, getenv(EnvVendorRegion), p.RegionID} {
-			if cfg.RegionID == "" {
-				cfg.RegionID = candidate
-			}
-		}
+		cfg.RegionID = cmp.Or(cfg.RegionID, region, getenv(EnvVendorRegion), p.RegionID)
 	}
 	return cfg, nil
 }

@@ -69,7 +69,7 @@ var appends = reflect.TypeFor[appender]()
 // nested is a List.
 type nested interface {
 	nestedUnder() string
-	appendItems(out []byte) (_ []byte, ok bool)
+	appendItems(out []byte) []byte
 }
 
 func newEncoder(t reflect.Type) encoder {
@@ -136,8 +136,7 @@ func listEncoder(name string, item reflect.Type) encoder {
 	return func(out []byte, v reflect.Value) (_ []byte, err error) {
 		out = append(out, open...)
 		if encoded {
-			out, _ = v.Interface().(nested).appendItems(out)
-			return append(out, "]}"...), nil
+			return append(v.Interface().(nested).appendItems(out), "]}"...), nil
 		}
 		encode := encoderOf(item)
 		for i := range v.Len() {

@@ -1,8 +1,6 @@
 package smc
 
-import (
-	"time"
-)
+import "time"
 
 // Operations on replication jobs.
 var (
@@ -33,14 +31,13 @@ var (
 
 // Limits of jobs (CONTRACT: Jobs: parameters).
 const (
-	MinDiskSizeGiB       = 20
-	MaxSystemDiskSizeGiB = 2048
-	MaxDataDiskSizeGiB   = 32768
-	MaxDataDisks         = 16
-	MinValidity          = 7 * 24 * time.Hour
-	MaxValidity          = 90 * 24 * time.Hour
-	DefaultValidity      = 30 * 24 * time.Hour
-	MaxScheduleAhead     = 30 * 24 * time.Hour
+	// MinDiskSizeGiB is how small a disk of an image may be: smaller ones of the source grow to it.
+	MinDiskSizeGiB   = 20
+	MaxDataDisks     = 16
+	MinValidity      = 7 * 24 * time.Hour
+	MaxValidity      = 90 * 24 * time.Hour
+	DefaultValidity  = 30 * 24 * time.Hour
+	MaxScheduleAhead = 30 * 24 * time.Hour
 	// ExpiredRetention is how long an Expired job is kept before it is cleared.
 	ExpiredRetention = 7 * 24 * time.Hour
 )

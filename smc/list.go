@@ -27,19 +27,17 @@ func (List[T]) nestedUnder() string {
 	return zero.itemName()
 }
 
-// appendItems appends entries that are encoded already; ok is false for others.
-func (l List[T]) appendItems(out []byte) (_ []byte, ok bool) {
+// appendItems appends entries that are encoded already.
+func (l List[T]) appendItems(out []byte) []byte {
 	for i := range l {
-		item, ok := any(&l[i]).(appender)
-		if !ok {
-			return out, false
-		}
 		if i > 0 {
 			out = append(out, ',')
 		}
-		out = item.appendTo(out)
+		if entry, ok := any(&l[i]).(appender); ok {
+			out = entry.appendTo(out)
+		}
 	}
-	return out, true
+	return out
 }
 
 // UnmarshalJSON reads the nested form or a bare array.
@@ -47,12 +45,11 @@ func (l *List[T]) UnmarshalJSON(data []byte) error {
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '[' {
 		return json.Unmarshal(trimmed, (*[]T)(l))
 	}
-	var zero T
 	var nested map[string]json.RawMessage
 	if err := json.Unmarshal(data, &nested); err != nil {
 		return err
 	}
-	raw, ok := nested[zero.itemName()]
+	raw, ok := nested[l.nestedUnder()]
 	if !ok {
 		*l = nil
 		return nil

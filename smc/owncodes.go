@@ -2,6 +2,7 @@ package smc
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -35,12 +36,7 @@ const DefaultSourceWait = 30 * time.Minute
 // OwnCodes returns the codes of our own and those a job can be InError with, sorted by code.
 func OwnCodes() []OwnCode {
 	list := slices.Clone(ownCodes)
-	slices.SortFunc(list, func(a, b OwnCode) int {
-		if a.Code < b.Code {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(list, func(a, b OwnCode) int { return strings.Compare(a.Code, b.Code) })
 	return list
 }
 

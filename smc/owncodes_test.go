@@ -5,15 +5,11 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestOwnCodesAreAllDescribed reads the block of constants in errors.go: a code of our own without its row in the table
@@ -75,23 +71,7 @@ func TestRetryFor(t *testing.T) {
 }
 
 // TestReferenceOfErrors writes or checks docs/errors.md.
-func TestReferenceOfErrors(t *testing.T) {
-	path := filepath.Join("..", "docs", "errors.md")
-	want := errorsReference(t)
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("docs/errors.md is not current; run go generate ./smc (-table +file)\n%s", diff)
-	}
-}
+func TestReferenceOfErrors(t *testing.T) { keep(t, "errors.md", errorsReference(t)) }
 
 func errorsReference(t *testing.T) string {
 	t.Helper()

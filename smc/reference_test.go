@@ -17,12 +17,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write docs/api.md instead of comparing it (go generate ./smc)")
+var update = flag.Bool("update", false, "write docs/api.md and docs/errors.md instead of comparing them (go generate ./smc)")
 
 // TestReference writes or checks docs/api.md, which comes from the declarations and their comments.
-func TestReference(t *testing.T) {
-	path := filepath.Join("..", "docs", "api.md")
-	want := reference(t)
+func TestReference(t *testing.T) { keep(t, "api.md", reference(t)) }
+
+// keep compares a file of docs with what it should be, or with -update writes it.
+func keep(t *testing.T, name, want string) {
+	t.Helper()
+	path := filepath.Join("..", "docs", name)
 	if *update {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -34,7 +37,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("docs/api.md is not current; run go generate ./smc (-declarations +file)\n%s", diff)
+		t.Errorf("docs/%s is not current; run go generate ./smc (-declarations +file)\n%s", name, diff)
 	}
 }
 
@@ -57,6 +60,7 @@ func TestDefaults(t *testing.T) {
 		"CreateReplicationJob RunOnce":                 fmt.Sprint((&CreateReplicationJobRequest{}).RunsOnce()),
 		"CreateReplicationJob TargetType":              string((&CreateReplicationJobRequest{}).Target()),
 		"CreateReplicationJob ValidTime":               fmt.Sprintf("%.0f days after the creation", DefaultValidity.Hours()/24),
+		"CreateReplicationJob SystemDiskSize":          fmt.Sprintf("the size at the source and at least %d", MinDiskSizeGiB),
 		"CreateReplicationJob DataDisk.N.Part.N.Block": fmt.Sprint(PartTarget{}.BlockOrDefault()),
 	} {
 		if told[name] != want {
@@ -135,12 +139,11 @@ type comments struct {
 
 func readComments(t *testing.T) *comments {
 	t.Helper()
-	c := &comments{text: map[string]string{}, files: map[string]string{}}
+	c := &comments{text: map[string]string{}, files: map[string]string{}, names: map[string]string{}}
 	paths, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := map[string]string{}
 	for _, path := range paths {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
@@ -159,7 +162,7 @@ func readComments(t *testing.T) *comments {
 						if len(f.Names) == 1 && f.Tag != nil {
 							c.text[n.Name.Name+"."+f.Names[0].Name] = flow(f.Doc)
 							if api := apiName(reflect.StructTag(strings.Trim(f.Tag.Value, "`"))); ast.IsExported(api) {
-								names[f.Names[0].Name] = api
+								c.names[f.Names[0].Name] = api
 							}
 						}
 					}
@@ -168,7 +171,6 @@ func readComments(t *testing.T) *comments {
 			return true
 		})
 	}
-	c.names = names
 	return c
 }
 
