@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -14,6 +16,9 @@ import (
 
 	"github.com/drover/drover/smc"
 )
+
+// parallelCalls is how many calls a command makes at once.
+const parallelCalls = 8
 
 // loggingTransport logs each request by its operation. It never logs parameters: some are secrets.
 type loggingTransport struct {
@@ -88,9 +93,14 @@ type page[T any] struct {
 	requestID string
 }
 
-// all reads every page of a listing. Listings are newest first, so what is made meanwhile moves the rest on: what
-// comes twice is dropped.
+// all reads every page of a listing.
 func all[T any](id func(T) string, fetch func(number, size *int) (page[T], error)) ([]T, string, error) {
+	return newest(math.MaxInt, id, fetch)
+}
+
+// newest reads a listing until it has that many. Listings are newest first, so what is made meanwhile moves the rest on:
+// what comes twice is dropped.
+func newest[T any](limit int, id func(T) string, fetch func(number, size *int) (page[T], error)) ([]T, string, error) {
 	items, seen := []T{}, map[string]bool{}
 	size := smc.MaxPageSize
 	for number := 1; ; number++ {
@@ -99,12 +109,12 @@ func all[T any](id func(T) string, fetch func(number, size *int) (page[T], error
 			return nil, "", err
 		}
 		for _, item := range p.items {
-			if !seen[id(item)] {
+			if !seen[id(item)] && len(items) < limit {
 				seen[id(item)] = true
 				items = append(items, item)
 			}
 		}
-		if len(p.items) == 0 || number*size >= p.total {
+		if len(items) == limit || len(p.items) == 0 || number*size >= p.total {
 			return items, p.requestID, nil
 		}
 	}
@@ -153,6 +163,7 @@ type lookup[T any] struct {
 	byName   func(name string) ([]T, string, error)
 	id       func(T) string
 	name     func(T) string
+	state    func(T) string // nil for what has none worth telling
 }
 
 // find returns the one thing of that id or name. An id may also be somebody's name, so an id that is not found is
@@ -195,7 +206,39 @@ func (l lookup[T]) find(ref string) (T, error) {
 	return none, inputf("%d %ss have the name %q; name one by its id: %s", len(found), l.what, ref, strings.Join(ids, ", "))
 }
 
-func findSource(ctx context.Context, client *smc.Client, ref string) (smc.SourceServer, error) {
+// report says what became of the thing of an id: a line, or the thing as JSON.
+func (l lookup[T]) report(c *cli, id, done string) error {
+	thing, err := l.find(id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s %s is %s, but cannot be read: %w", l.what, id, done, err)
+	case c.json():
+		return c.printJSON(thing)
+	}
+	line := l.what + " " + nameAfterID(id, l.name(thing)) + " " + done
+	if l.state != nil {
+		line += ": " + l.state(thing)
+	}
+	return c.printf("%s\n", line)
+}
+
+// reportGone is report for what cannot be read any more: a line, or its id as JSON.
+func (c *cli) reportGone(what, idName, id, name string) error {
+	if c.json() {
+		return c.printJSON(map[string]string{idName: id})
+	}
+	return c.printf("%s %s deleted\n", what, nameAfterID(id, name))
+}
+
+// nameAfterID names a thing in a message by its id and, where it has one, its name.
+func nameAfterID(id, name string) string {
+	if name == "" {
+		return id
+	}
+	return id + " (" + name + ")"
+}
+
+func sourceLookup(ctx context.Context, client *smc.Client) lookup[smc.SourceServer] {
 	return lookup[smc.SourceServer]{
 		what: "source server", prefix: "s-", list: "drover source list", notFound: smc.CodeInvalidSourceIDNotFound,
 		byID: func(id string) ([]smc.SourceServer, string, error) {
@@ -206,10 +249,14 @@ func findSource(ctx context.Context, client *smc.Client, ref string) (smc.Source
 		},
 		id:   func(s smc.SourceServer) string { return s.SourceID },
 		name: func(s smc.SourceServer) string { return s.Name },
-	}.find(ref)
+	}
 }
 
-func findJob(ctx context.Context, client *smc.Client, ref string) (smc.ReplicationJob, error) {
+func findSource(ctx context.Context, client *smc.Client, ref string) (smc.SourceServer, error) {
+	return sourceLookup(ctx, client).find(ref)
+}
+
+func jobLookup(ctx context.Context, client *smc.Client) lookup[smc.ReplicationJob] {
 	return lookup[smc.ReplicationJob]{
 		what: "job", prefix: "j-", list: "drover job list", notFound: smc.CodeInvalidJobIDNotFound,
 		byID: func(id string) ([]smc.ReplicationJob, string, error) {
@@ -218,9 +265,14 @@ func findJob(ctx context.Context, client *smc.Client, ref string) (smc.Replicati
 		byName: func(name string) ([]smc.ReplicationJob, string, error) {
 			return listJobs(ctx, client, smc.DescribeReplicationJobsRequest{Name: &name})
 		},
-		id:   func(j smc.ReplicationJob) string { return j.JobID },
-		name: func(j smc.ReplicationJob) string { return j.Name },
-	}.find(ref)
+		id:    func(j smc.ReplicationJob) string { return j.JobID },
+		name:  func(j smc.ReplicationJob) string { return j.Name },
+		state: func(j smc.ReplicationJob) string { return phaseOf(j.Status, j.BusinessStatus) },
+	}
+}
+
+func findJob(ctx context.Context, client *smc.Client, ref string) (smc.ReplicationJob, error) {
+	return jobLookup(ctx, client).find(ref)
 }
 
 func findImage(ctx context.Context, client *smc.Client, ref string) (smc.Image, error) {

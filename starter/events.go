@@ -41,13 +41,9 @@ func (s *since) Set(text string) error {
 	if text == "all" || text == "now" {
 		return nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
-		s.at = time.Now().Add(-ago)
-		return nil
-	}
-	at, err := time.Parse(time.RFC3339, text)
+	at, err := parsePast(text, time.Now())
 	if err != nil {
-		return errors.New("must be all, now, how long ago such as 90m, or a time such as 2026-05-01T12:00:00Z")
+		return fmt.Errorf("must be all, now, %w", err)
 	}
 	s.at = at
 	return nil
@@ -122,7 +118,7 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
 	flags.StringVar(&f.source, "source", "", "only events of this `SOURCE` server, by id or name")
 	flags.StringVar(&f.fleet, "fleet", "", "only events of this `FLEET` and its migrations")
 	flags.StringVar(&f.consumer, "consumer", "", "only what the consumer `NAME` has, which was made for this user")
-	flags.Var(&f.since, "since", "`WHEN` to begin: all that the stream has, now, how long ago such as 90m, or a time such as 2026-05-01T12:00:00Z")
+	flags.Var(&f.since, "since", "`WHEN` to begin: all that the stream has, now, "+pastForms)
 	flags.Uint64Var(&f.from, "from", 0, "begin at this `SEQUENCE` of the stream")
 	flags.BoolVar(&f.follow, "follow", true, "wait for more")
 	return group("events", "Events: what changed, from the event stream", tail, c.consumersCommand(), c.schemaCommand(), c.replayCommand(), c.observerCommand())
@@ -164,7 +160,8 @@ func (c *cli) consumersCommand() *cobra.Command {
 		Long: `List the durable consumers of the event streams. WAITING counts the events that a consumer has not been given yet, UNHANDLED
 those it was given and has not handled, AGAIN those of them that it was given more than once. One that waits for long with
 something to do is stalled: its program does not run, or fails at one event, which its log names.`,
-		Args: exactArgs(),
+		Example: "  drover events consumers\n  drover events consumers -o json | jq '.[] | select(.Waiting > 100) | .Name'",
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			nc, js, err := c.eventStream("drover events consumers")
 			if err != nil {
@@ -211,9 +208,10 @@ who may use these consumers and nothing else sees that account alone: deploy/nat
 	}
 	add.Flags().StringVar(&account, "account", "", "the `ACCOUNT` of the center")
 	remove := &cobra.Command{
-		Use:   "remove NAME",
-		Short: "Delete the consumers of an observer",
-		Args:  exactArgs("NAME"),
+		Use:     "remove NAME",
+		Short:   "Delete the consumers of an observer",
+		Example: "  drover events observer remove observer-1",
+		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeObserver(cmd.Context(), args[0], "deleted on", func(ctx context.Context, js jetstream.JetStream) ([]string, error) {
 				return events.RemoveObserver(ctx, js, args[0])

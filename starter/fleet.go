@@ -32,9 +32,6 @@ import (
 // memoManifest is the memo of a fleet's workflow that holds the digest of its manifest.
 const memoManifest = "DroverManifest"
 
-// parallelCalls is how many calls a command makes at once.
-const parallelCalls = 8
-
 // fleetInput is what the workflow of a fleet starts from, in the form it has in workflows. The command line does not
 // import that package: with it would come the store and the data plane.
 type fleetInput struct{ Fleet fleet.Fleet }

@@ -45,7 +45,7 @@ func (c *cli) jobCommand() *cobra.Command {
 			},
 		}),
 		c.jobActionCommand(jobAction{
-			verb: "delete", short: "Delete a job that is not Running; its images stay", done: "deleted", gone: true,
+			verb: "delete", short: "Delete a job that is not Running; its images stay", gone: true,
 			long: "Delete a job that is not Running, with what the transition host keeps for it. Its images stay.",
 			do: func(ctx context.Context, client *smc.Client, id string) error {
 				_, err := client.DeleteReplicationJob(ctx, &smc.DeleteReplicationJobRequest{JobID: id})
@@ -217,19 +217,7 @@ func (c *cli) createJob(ctx context.Context, client *smc.Client, f jobFlags, req
 		}
 		done = "created and started"
 	}
-	return c.reportJob(ctx, client, created.JobID, done)
-}
-
-// reportJob says what became of a job: a line, or the job as JSON.
-func (c *cli) reportJob(ctx context.Context, client *smc.Client, id, done string) error {
-	job, err := findJob(ctx, client, id)
-	if err != nil {
-		return fmt.Errorf("job %s is %s, but cannot be read: %w", id, done, err)
-	}
-	if c.json() {
-		return c.printJSON(job)
-	}
-	return c.printf("job %s (%s) %s: %s\n", job.JobID, job.Name, done, phaseOf(job.Status, job.BusinessStatus))
+	return jobLookup(ctx, client).report(c, created.JobID, done)
 }
 
 func phaseOf(status smc.JobStatus, phase smc.BusinessStatus) string {
@@ -277,10 +265,9 @@ func (c *cli) jobListCommand() *cobra.Command {
 // runningDetails reads the live details of those of the jobs that are Syncing, by id; nothing where the endpoint offers none. A job that is
 // gone meanwhile has none.
 func runningDetails(ctx context.Context, client *smc.Client, jobs []smc.ReplicationJob) (map[string]*smc.DescribeReplicationJobDetailsResult, error) {
-	const atOnce = 8
 	details := make([]*smc.DescribeReplicationJobDetailsResult, len(jobs))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atOnce)
+	group.SetLimit(parallelCalls)
 	for i, job := range jobs {
 		if job.Status != smc.StatusRunning || job.BusinessStatus != smc.BusinessSyncing {
 			continue
@@ -338,9 +325,10 @@ func notOffered(err error) bool { return smc.CodeOf(err) == smc.CodeInvalidActio
 
 func (c *cli) jobShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show JOB",
-		Short: "Show a job and its runs, by id or name",
-		Args:  exactArgs("JOB"),
+		Use:     "show JOB",
+		Short:   "Show a job and its runs, by id or name",
+		Example: "  drover job show web-1\n  drover job show web-1 -o json | jq -r .StatusInfo",
+		Args:    exactArgs("JOB"),
 		RunE: withOne(c, findJob, func(ctx context.Context, client *smc.Client, job smc.ReplicationJob) error {
 			view := jobView{ReplicationJob: job}
 			d, err := client.DescribeReplicationJobDetails(ctx, &smc.DescribeReplicationJobDetailsRequest{JobID: job.JobID})
@@ -438,7 +426,7 @@ func partText(p smc.Part) string {
 // jobAction is a command that does one thing to a job.
 type jobAction struct {
 	verb, short, long, done string
-	// gone: the job cannot be described any more.
+	// gone: the job cannot be described any more, for it is deleted.
 	gone bool
 	do   func(ctx context.Context, client *smc.Client, id string) error
 }
@@ -464,13 +452,10 @@ func (c *cli) actOnJob(ctx context.Context, client *smc.Client, ref string, a jo
 	if err := a.do(ctx, client, id); err != nil {
 		return err
 	}
-	switch {
-	case !a.gone:
-		return c.reportJob(ctx, client, id, a.done)
-	case c.json():
-		return c.printJSON(map[string]string{"JobId": id})
+	if a.gone {
+		return c.reportGone("job", "JobId", id, "")
 	}
-	return c.printf("job %s %s\n", id, a.done)
+	return jobLookup(ctx, client).report(c, id, a.done)
 }
 
 func (c *cli) jobCutOverCommand() *cobra.Command {
@@ -544,7 +529,7 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 			if rests, err := outcome(job, d); rests {
 				if err == nil && view.Live() && !c.json() && len(d.Runs) > 0 {
 					// On a narrow terminal the line of the bar may be cut off.
-					err = c.printf("job %s (%s) is %s, image %s\n", job.JobID, job.Name, d.Status, orDash(d.Runs[len(d.Runs)-1].ImageID))
+					err = c.printf("job %s is %s, image %s\n", nameAfterID(job.JobID, job.Name), d.Status, orDash(d.Runs[len(d.Runs)-1].ImageID))
 				}
 				return err
 			}
@@ -606,10 +591,10 @@ func outcome(job smc.ReplicationJob, d *smc.DescribeReplicationJobDetailsResult)
 	case smc.StatusFinished, smc.StatusWaiting:
 		return true, nil
 	case smc.StatusInError:
-		return true, fmt.Errorf("job %s (%s) is InError: %s: %s", job.JobID, job.Name, d.ErrorCode, d.StatusInfo)
+		return true, fmt.Errorf("job %s is InError: %s: %s", nameAfterID(job.JobID, job.Name), d.ErrorCode, d.StatusInfo)
 	case smc.StatusStopped, smc.StatusExpired, smc.StatusDeleting:
 	}
-	text := fmt.Sprintf("job %s (%s) is %s", job.JobID, job.Name, d.Status)
+	text := fmt.Sprintf("job %s is %s", nameAfterID(job.JobID, job.Name), d.Status)
 	if d.StatusInfo != "" {
 		text += ": " + d.StatusInfo
 	}

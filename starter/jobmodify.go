@@ -64,7 +64,7 @@ job when it was made cannot change.
 			if _, err := client.ModifyReplicationJobAttribute(cmd.Context(), req); err != nil {
 				return err
 			}
-			return c.reportJob(cmd.Context(), client, req.JobID, "modified")
+			return jobLookup(cmd.Context(), client).report(c, req.JobID, "modified")
 		},
 	}
 	flags := cmd.Flags()

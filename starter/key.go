@@ -15,7 +15,8 @@ func (c *cli) keyCommand() *cobra.Command {
 }
 
 func (c *cli) keyCreateCommand() *cobra.Command {
-	var policyFile, description string
+	var policyFile *string
+	req := &smc.CreateAccessKeyRequest{}
 	cmd := &cobra.Command{
 		Use:   "create [--policy FILE] [--description TEXT]",
 		Short: "Make an access key, all-powerful or with a policy",
@@ -32,28 +33,20 @@ acs:smc:REGION:ACCOUNT:replicationjob/ID. The secret is shown this once.`,
 		Example: `  drover key create --description ci
   drover key create --policy read-only.json`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &smc.CreateAccessKeyRequest{}
-			if cmd.Flags().Changed("description") {
-				req.Description = &description
-			}
-			if cmd.Flags().Changed("policy") {
-				document, err := os.ReadFile(policyFile)
+		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
+			if policyFile != nil {
+				document, err := os.ReadFile(*policyFile)
 				if err != nil {
 					return inputf("--policy: %w", err)
 				}
 				// An empty policy would be none, which allows everything.
 				policy := string(document)
 				if policy == "" {
-					return inputf("--policy: %s is empty; without --policy the key may do everything", policyFile)
+					return inputf("--policy: %s is empty; without --policy the key may do everything", *policyFile)
 				}
 				req.Policy = &policy
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			res, err := client.CreateAccessKey(cmd.Context(), req)
+			res, err := client.CreateAccessKey(ctx, req)
 			if err != nil {
 				return err
 			}
@@ -61,18 +54,19 @@ acs:smc:REGION:ACCOUNT:replicationjob/ID. The secret is shown this once.`,
 				return c.printJSON(res)
 			}
 			return c.printf("The secret is not shown again.\n\nALIBABA_CLOUD_ACCESS_KEY_ID=%s\nALIBABA_CLOUD_ACCESS_KEY_SECRET=%s\n", res.AccessKeyID, res.AccessKeySecret)
-		},
+		}),
 	}
-	cmd.Flags().StringVar(&policyFile, "policy", "", "`FILE` with the key's policy")
-	cmd.Flags().StringVar(&description, "description", "", "`TEXT` that says what the key is for")
+	textFlag(cmd.Flags(), &policyFile, "policy", "`FILE` with the key's policy")
+	textFlag(cmd.Flags(), &req.Description, "description", "`TEXT` that says what the key is for")
 	return cmd
 }
 
 func (c *cli) keyListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the access keys, newest first",
-		Args:  exactArgs(),
+		Use:     "list",
+		Short:   "List the access keys, newest first",
+		Example: "  drover key list",
+		Args:    exactArgs(),
 		RunE: c.withClient(func(ctx context.Context, client *smc.Client, _ []string) error {
 			keys, _, err := all(func(k smc.AccessKey) string { return k.AccessKeyID }, func(number, size *int) (page[smc.AccessKey], error) {
 				res, err := client.ListAccessKeys(ctx, &smc.ListAccessKeysRequest{PageNumber: number, PageSize: size})
@@ -107,7 +101,8 @@ func (c *cli) keyDisableCommand() *cobra.Command {
 		Long: `End an access key for good: the next call signed with it is refused.
 
 A key cannot disable itself. To change keys, make a new one, use it, and disable the old one with it.`,
-		Args: exactArgs("KEY-ID"),
+		Example: "  drover key disable LTAIXwaLjKv9d7u8oAi1JnQY",
+		Args:    exactArgs("KEY-ID"),
 		RunE: c.withClient(func(ctx context.Context, client *smc.Client, args []string) error {
 			res, err := client.DisableAccessKey(ctx, &smc.DisableAccessKeyRequest{KeyID: args[0]})
 			if err != nil {

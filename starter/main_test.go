@@ -5,14 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -215,6 +218,47 @@ func TestHelpIsOutput(t *testing.T) {
 	}
 	commands()
 	assert.Equal(t, exitOK, droverWith(t, nil, "--version").code)
+}
+
+// TestExamples: every command shows how it is called, and none of its examples is wrong usage.
+func TestExamples(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no drover-server
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
+		for _, c := range cmd.Commands() {
+			look(c)
+		}
+		calls := droverCalls(cmd.Example)
+		assert.True(t, len(calls) > 0 || cmd.HasSubCommands(), "%s has no example", cmd.CommandPath())
+		for _, args := range calls {
+			var stderr bytes.Buffer
+			run(t.Context(), args, func(string) string { return "" }, io.Discard, &stderr)
+			assert.NotContains(t, stderr.String(), "Usage:", "%s: drover %q", cmd.CommandPath(), args)
+		}
+	}
+	look(newRootCommand(&cli{}))
+}
+
+// droverCalls are the calls of drover in lines of shell, as their arguments.
+func droverCalls(script string) (calls [][]string) {
+	var words []string
+	call := func() {
+		if len(words) > 1 && words[0] == "drover" {
+			calls = append(calls, words[1:])
+		}
+		words = nil
+	}
+	for _, word := range regexp.MustCompile(`'[^']*'|"[^"]*"|\\\n|\n|[^\s'"]+`).FindAllString(script, -1) {
+		switch word {
+		case "\\\n":
+		case "\n", "|", "&&":
+			call()
+		default:
+			words = append(words, strings.Trim(word, `'"`))
+		}
+	}
+	call()
+	return calls
 }
 
 func commandsUnder(path []string) (names []string) {

@@ -12,53 +12,6 @@ import (
 	"github.com/drover/drover/starter/table"
 )
 
-func (c *cli) tokenCommand() *cobra.Command {
-	var name, description string
-	var count, days int
-	create := &cobra.Command{
-		Use:   "create [--name NAME] [--description TEXT] [--count N] [--ttl-days N]",
-		Short: "Make an activation code with which agents register",
-		Long: `Make an activation code with which agents register source servers.
-
-The code is shown this once. The output ends with the command to run on a source server.`,
-		Example: `  drover token create
-  drover token create --name dc-1 --description 'the racks of hall 7' --count 20 --ttl-days 7
-  drover token create -o json | jq -r .AccessTokenCode`,
-		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			req := &smc.CreateAccessTokenRequest{}
-			given := cmd.Flags().Changed
-			optional(given("name"), &req.Name, name)
-			optional(given("description"), &req.Description, description)
-			optional(given("count"), &req.Count, count)
-			optional(given("ttl-days"), &req.TimeToLiveInDays, days)
-			res, err := client.CreateAccessToken(cmd.Context(), req)
-			if err != nil {
-				return err
-			}
-			if c.json() {
-				return c.printJSON(res)
-			}
-			return c.printf(`Activation code: %s
-Id:              %s, for %d servers, valid for %d days
-
-The code is not shown again. Run on each source server, as root when the disks are devices:
-
-  drover-agent --endpoint %s --code %s --name NAME --state DIR --disk FILE-OR-DEVICE
-`, res.AccessTokenCode, res.AccessTokenID, count, days, strings.TrimSuffix(client.Endpoint(), "/"), res.AccessTokenCode)
-		},
-	}
-	create.Flags().StringVar(&name, "name", "", "`NAME` of the activation code")
-	create.Flags().StringVar(&description, "description", "", "`TEXT` about the activation code")
-	create.Flags().IntVar(&count, "count", smc.DefaultAccessTokenCount, "how many servers may register with it, 1 to 1000")
-	create.Flags().IntVar(&days, "ttl-days", smc.DefaultAccessTokenTimeToLiveInDays, "how long it is valid, 1 to 90 days")
-	return group("token", "Activation codes", create, c.tokenListCommand(), c.tokenDisableCommand(), c.tokenDeleteCommand())
-}
-
 func (c *cli) sourceCommand() *cobra.Command {
 	var filter sourceFilter
 	list := &cobra.Command{

@@ -18,35 +18,29 @@ func (c *cli) sourceModifyCommand() *cobra.Command {
 SOURCE is an id or a name.`,
 		Example: `  drover source modify web-1 --name web-1-old
   drover source modify web-1 --description 'rack 7'`,
-		Args: exactArgs("SOURCE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if req.Name == nil && req.Description == nil {
-				return usagef("%s: nothing to change is given: --name or --description", cmd.CommandPath())
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			source, err := findSource(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		Args:    exactArgs("SOURCE"),
+		PreRunE: needsChange(&req.Name, &req.Description),
+		RunE: withOne(c, findSource, func(ctx context.Context, client *smc.Client, source smc.SourceServer) error {
 			req.SourceID = source.SourceID
-			if _, err := client.ModifySourceServerAttribute(cmd.Context(), req); err != nil {
+			if _, err := client.ModifySourceServerAttribute(ctx, req); err != nil {
 				return err
 			}
-			if source, err = findSource(cmd.Context(), client, source.SourceID); err != nil {
-				return fmt.Errorf("source server %s is modified, but cannot be read: %w", req.SourceID, err)
-			}
-			if c.json() {
-				return c.printJSON(source)
-			}
-			return c.printf("source server %s (%s) modified\n", source.SourceID, source.Name)
-		},
+			return sourceLookup(ctx, client).report(c, source.SourceID, "modified")
+		}),
 	}
 	textFlag(cmd.Flags(), &req.Name, "name", "new `NAME`")
 	textFlag(cmd.Flags(), &req.Description, "description", "`TEXT` about the source server")
 	return cmd
+}
+
+// needsChange refuses a command that renames or describes a thing and is told neither.
+func needsChange(name, description **string) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		if *name == nil && *description == nil {
+			return usagef("%s: nothing to change is given: --name or --description", cmd.CommandPath())
+		}
+		return nil
+	}
 }
 
 func (c *cli) sourceDeleteCommand() *cobra.Command {
@@ -76,7 +70,7 @@ transition host keeps for it. A job that is Running is never deleted: stop it fi
 			if len(left) > 0 {
 				done = "is " + string(left[0].State)
 			}
-			return c.printf("source server %s (%s) %s\n", source.SourceID, source.Name, done)
+			return c.printf("source server %s %s\n", nameAfterID(source.SourceID, source.Name), done)
 		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "delete its job too, unless that is Running")

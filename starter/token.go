@@ -3,12 +3,60 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/table"
 )
+
+func (c *cli) tokenCommand() *cobra.Command {
+	var name, description string
+	var count, days int
+	create := &cobra.Command{
+		Use:   "create [--name NAME] [--description TEXT] [--count N] [--ttl-days N]",
+		Short: "Make an activation code with which agents register",
+		Long: `Make an activation code with which agents register source servers.
+
+The code is shown this once. The output ends with the command to run on a source server.`,
+		Example: `  drover token create
+  drover token create --name dc-1 --description 'the racks of hall 7' --count 20 --ttl-days 7
+  drover token create -o json | jq -r .AccessTokenCode`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			req := &smc.CreateAccessTokenRequest{}
+			given := cmd.Flags().Changed
+			optional(given("name"), &req.Name, name)
+			optional(given("description"), &req.Description, description)
+			optional(given("count"), &req.Count, count)
+			optional(given("ttl-days"), &req.TimeToLiveInDays, days)
+			res, err := client.CreateAccessToken(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(res)
+			}
+			return c.printf(`Activation code: %s
+Id:              %s, for %d servers, valid for %d days
+
+The code is not shown again. Run on each source server, as root when the disks are devices:
+
+  drover-agent --endpoint %s --code %s --name NAME --state DIR --disk FILE-OR-DEVICE
+`, res.AccessTokenCode, res.AccessTokenID, count, days, strings.TrimSuffix(client.Endpoint(), "/"), res.AccessTokenCode)
+		},
+	}
+	create.Flags().StringVar(&name, "name", "", "`NAME` of the activation code")
+	create.Flags().StringVar(&description, "description", "", "`TEXT` about the activation code")
+	create.Flags().IntVar(&count, "count", smc.DefaultAccessTokenCount, "how many servers may register with it, 1 to 1000")
+	create.Flags().IntVar(&days, "ttl-days", smc.DefaultAccessTokenTimeToLiveInDays, "how long it is valid, 1 to 90 days")
+	return group("token", "Activation codes", create, c.tokenListCommand(), c.tokenDisableCommand(), c.tokenDeleteCommand())
+}
 
 func listTokens(ctx context.Context, client *smc.Client, filter smc.ListAccessTokensRequest) ([]smc.AccessToken, string, error) {
 	return all(func(t smc.AccessToken) string { return t.AccessTokenID }, func(number, size *int) (page[smc.AccessToken], error) {
@@ -21,7 +69,7 @@ func listTokens(ctx context.Context, client *smc.Client, filter smc.ListAccessTo
 	})
 }
 
-func findToken(ctx context.Context, client *smc.Client, ref string) (smc.AccessToken, error) {
+func tokenLookup(ctx context.Context, client *smc.Client) lookup[smc.AccessToken] {
 	return lookup[smc.AccessToken]{
 		what: "activation code", prefix: "at-", list: "drover token list", notFound: smc.CodeInvalidAccessTokenIDNotFound,
 		byID: func(id string) ([]smc.AccessToken, string, error) {
@@ -32,7 +80,11 @@ func findToken(ctx context.Context, client *smc.Client, ref string) (smc.AccessT
 		},
 		id:   func(t smc.AccessToken) string { return t.AccessTokenID },
 		name: func(t smc.AccessToken) string { return t.Name },
-	}.find(ref)
+	}
+}
+
+func findToken(ctx context.Context, client *smc.Client, ref string) (smc.AccessToken, error) {
+	return tokenLookup(ctx, client).find(ref)
 }
 
 func (c *cli) tokenListCommand() *cobra.Command {
@@ -71,18 +123,10 @@ func (c *cli) tokenDisableCommand() *cobra.Command {
 		Example: "  drover token disable dc-1",
 		Args:    exactArgs("TOKEN"),
 		RunE: withOne(c, findToken, func(ctx context.Context, client *smc.Client, token smc.AccessToken) error {
-			id := token.AccessTokenID
-			if _, err := client.DisableAccessToken(ctx, &smc.DisableAccessTokenRequest{AccessTokenID: id}); err != nil {
+			if _, err := client.DisableAccessToken(ctx, &smc.DisableAccessTokenRequest{AccessTokenID: token.AccessTokenID}); err != nil {
 				return err
 			}
-			token, err := findToken(ctx, client, id)
-			if err != nil {
-				return fmt.Errorf("activation code %s is disabled, but cannot be read: %w", id, err)
-			}
-			if c.json() {
-				return c.printJSON(token)
-			}
-			return c.printf("activation code %s disabled\n", nameAfterID(id, token.Name))
+			return tokenLookup(ctx, client).report(c, token.AccessTokenID, "disabled")
 		}),
 	}
 }
@@ -98,18 +142,7 @@ func (c *cli) tokenDeleteCommand() *cobra.Command {
 			if _, err := client.DeleteAccessToken(ctx, &smc.DeleteAccessTokenRequest{AccessTokenID: token.AccessTokenID}); err != nil {
 				return err
 			}
-			if c.json() {
-				return c.printJSON(map[string]string{"AccessTokenId": token.AccessTokenID})
-			}
-			return c.printf("activation code %s deleted\n", nameAfterID(token.AccessTokenID, token.Name))
+			return c.reportGone("activation code", "AccessTokenId", token.AccessTokenID, token.Name)
 		}),
 	}
-}
-
-// nameAfterID names a thing in a message by its id and, where it has one, its name.
-func nameAfterID(id, name string) string {
-	if name == "" {
-		return id
-	}
-	return id + " (" + name + ")"
 }

@@ -44,7 +44,7 @@ func listWorkgroups(ctx context.Context, client *smc.Client, filter smc.Describe
 	})
 }
 
-func findWorkgroup(ctx context.Context, client *smc.Client, ref string) (smc.Workgroup, error) {
+func workgroupLookup(ctx context.Context, client *smc.Client) lookup[smc.Workgroup] {
 	return lookup[smc.Workgroup]{
 		what: "workgroup", prefix: "w-", list: "drover workgroup list", notFound: smc.CodeInvalidWorkgroupIDNotFound,
 		byID: func(id string) ([]smc.Workgroup, string, error) {
@@ -53,21 +53,14 @@ func findWorkgroup(ctx context.Context, client *smc.Client, ref string) (smc.Wor
 		byName: func(name string) ([]smc.Workgroup, string, error) {
 			return listWorkgroups(ctx, client, smc.DescribeWorkgroupsRequest{Name: &name})
 		},
-		id:   func(w smc.Workgroup) string { return w.WorkgroupID },
-		name: func(w smc.Workgroup) string { return w.Name },
-	}.find(ref)
+		id:    func(w smc.Workgroup) string { return w.WorkgroupID },
+		name:  func(w smc.Workgroup) string { return w.Name },
+		state: func(w smc.Workgroup) string { return string(w.Status) },
+	}
 }
 
-// reportWorkgroup says what became of a workgroup: a line, or the workgroup as JSON.
-func (c *cli) reportWorkgroup(ctx context.Context, client *smc.Client, id, done string) error {
-	w, err := findWorkgroup(ctx, client, id)
-	if err != nil {
-		return fmt.Errorf("workgroup %s is %s, but cannot be read: %w", id, done, err)
-	}
-	if c.json() {
-		return c.printJSON(w)
-	}
-	return c.printf("workgroup %s %s: %s\n", nameAfterID(w.WorkgroupID, w.Name), done, w.Status)
+func findWorkgroup(ctx context.Context, client *smc.Client, ref string) (smc.Workgroup, error) {
+	return workgroupLookup(ctx, client).find(ref)
 }
 
 func (c *cli) workgroupCreateCommand() *cobra.Command {
@@ -94,7 +87,7 @@ func (c *cli) workgroupCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.reportWorkgroup(cmd.Context(), client, res.WorkgroupID, "created")
+			return workgroupLookup(cmd.Context(), client).report(c, res.WorkgroupID, "created")
 		},
 	}
 	cmd.Flags().SortFlags = false
@@ -154,9 +147,10 @@ type workgroupView struct {
 
 func (c *cli) workgroupShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show WORKGROUP",
-		Short: "Show a workgroup and its source servers, by id or name",
-		Args:  exactArgs("WORKGROUP"),
+		Use:     "show WORKGROUP",
+		Short:   "Show a workgroup and its source servers, by id or name",
+		Example: "  drover workgroup show wave-1",
+		Args:    exactArgs("WORKGROUP"),
 		RunE: withOne(c, findWorkgroup, func(ctx context.Context, client *smc.Client, w smc.Workgroup) error {
 			sources, _, err := listSources(ctx, client, smc.DescribeSourceServersRequest{WorkgroupID: &w.WorkgroupID})
 			if err != nil {
@@ -206,24 +200,14 @@ func (c *cli) workgroupModifyCommand() *cobra.Command {
 		Long:    "Rename or describe a workgroup. What is not given stays as it is. WORKGROUP is an id or a name.",
 		Example: "  drover workgroup modify wave-1 --name wave-one",
 		Args:    exactArgs("WORKGROUP"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if req.Name == nil && req.Description == nil {
-				return usagef("%s: nothing to change is given: --name or --description", cmd.CommandPath())
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			w, err := findWorkgroup(cmd.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
+		PreRunE: needsChange(&req.Name, &req.Description),
+		RunE: withOne(c, findWorkgroup, func(ctx context.Context, client *smc.Client, w smc.Workgroup) error {
 			req.WorkgroupID = w.WorkgroupID
-			if _, err := client.ModifyWorkgroupAttribute(cmd.Context(), req); err != nil {
+			if _, err := client.ModifyWorkgroupAttribute(ctx, req); err != nil {
 				return err
 			}
-			return c.reportWorkgroup(cmd.Context(), client, w.WorkgroupID, "modified")
-		},
+			return workgroupLookup(ctx, client).report(c, w.WorkgroupID, "modified")
+		}),
 	}
 	textFlag(cmd.Flags(), &req.Name, "name", "new `NAME`")
 	textFlag(cmd.Flags(), &req.Description, "description", "`TEXT` about the workgroup")
@@ -241,10 +225,7 @@ func (c *cli) workgroupDeleteCommand() *cobra.Command {
 			if _, err := client.DeleteWorkgroup(ctx, &smc.DeleteWorkgroupRequest{WorkgroupID: w.WorkgroupID}); err != nil {
 				return err
 			}
-			if c.json() {
-				return c.printJSON(map[string]string{"WorkgroupId": w.WorkgroupID})
-			}
-			return c.printf("workgroup %s deleted\n", nameAfterID(w.WorkgroupID, w.Name))
+			return c.reportGone("workgroup", "WorkgroupId", w.WorkgroupID, w.Name)
 		}),
 	}
 }
@@ -276,7 +257,7 @@ func (c *cli) workgroupMembersCommand(change workgroupChange) *cobra.Command {
 				return err
 			}
 			if c.json() {
-				return c.reportWorkgroup(ctx, client, w.WorkgroupID, "changed")
+				return workgroupLookup(ctx, client).report(c, w.WorkgroupID, "changed")
 			}
 			for _, name := range names {
 				err = errors.Join(err, c.printf("%s %s workgroup %s\n", name, change.done, nameAfterID(w.WorkgroupID, w.Name)))
