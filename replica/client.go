@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -25,16 +26,23 @@ func NewClient(tlsConfig *tls.Config) *http.Client {
 		TLSHandshakeTimeout:   10 * time.Second,
 		MaxIdleConnsPerHost:   maxStreams + 2,
 		IdleConnTimeout:       90 * time.Second,
-		ResponseHeaderTimeout: 5 * time.Minute,
+		ResponseHeaderTimeout: answerTimeout,
 		ExpectContinueTimeout: 10 * time.Second,
 		DisableCompression:    true,
 		ReadBufferSize:        256 << 10,
 	}}
 }
 
-// callTimeout bounds a request that carries no data. Completing a large disk
-// has the host read its whole map.
-const callTimeout = 2 * time.Minute
+const (
+	// callTimeout bounds a request that carries no data. Completing a large disk
+	// has the host read its whole map.
+	callTimeout = 2 * time.Minute
+	// answerTimeout is how long a host may take to begin an answer, or to go on with it.
+	answerTimeout = 5 * time.Minute
+)
+
+// errStalled is why a request ends whose host stands still. A host that is stopped keeps its connections: nothing else tells.
+var errStalled = errors.New("the transition host stands still")
 
 // apiClient speaks the protocol.
 type apiClient struct {
@@ -96,21 +104,55 @@ func (c apiClient) post(ctx context.Context, path string, epoch int64, in, out a
 	return nil
 }
 
-func (c apiClient) get(ctx context.Context, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+// stream sends a request whose answer is long. The answer may take its time, as long as it goes on.
+func (c apiClient) stream(ctx context.Context, method, path string) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
+		cancel(nil)
 		return nil, newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
 	}
+	stall := time.AfterFunc(answerTimeout, func() { cancel(errStalled) })
 	resp, err := c.do(req)
+	stall.Stop()
 	if err != nil {
+		cancel(nil)
 		return nil, err
 	}
-	return resp.Body, nil
+	resp.Body = &answerBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, stall: stall}
+	return resp, nil
+}
+
+// answerBody ends the request when a read of it takes too long.
+type answerBody struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stall  *time.Timer
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	b.stall.Reset(answerTimeout)
+	defer b.stall.Stop()
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && errors.Is(context.Cause(b.ctx), errStalled) {
+		err = errStalled
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 // put sends a window. With ask, the host is asked first whether it takes it.
 func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts string, body io.ReadCloser, length int64, ask bool) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+path, body)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
+	defer stall.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+path, &requestBody{ReadCloser: body, stall: stall})
 	if err != nil {
 		return newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
 	}
@@ -127,6 +169,23 @@ func (c apiClient) put(ctx context.Context, path string, epoch int64, sentCounts
 	}
 	io.Copy(io.Discard, io.LimitReader(resp.Body, maxJSON)) //nolint:errcheck // so that the connection is kept
 	return resp.Body.Close()
+}
+
+// requestBody ends the request when what was read of it does not get away.
+type requestBody struct {
+	io.ReadCloser
+	stall *time.Timer
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.stall.Stop() // what this waits for is the bandwidth
+	n, err := b.ReadCloser.Read(p)
+	if err == nil {
+		b.stall.Reset(stallTimeout)
+	} else {
+		b.stall.Reset(answerTimeout) // all of it is sent
+	}
+	return n, err
 }
 
 // backoff spaces out attempts: from a tenth of a second to five, with jitter.

@@ -205,7 +205,6 @@ func (s *sender) attachAndSync(ctx context.Context, wait *backoff) error {
 	if answer.Complete {
 		return nil
 	}
-	wait.reset()
 	s.epoch = answer.Epoch
 	if err := s.configure(answer); err != nil {
 		return err
@@ -217,6 +216,7 @@ func (s *sender) attachAndSync(ctx context.Context, wait *backoff) error {
 				return err
 			}
 		}
+		wait.reset() // not before: who gets no further than this attaches again and again, and ever less often
 		if err := s.pass(ctx); err != nil {
 			return err
 		}
@@ -319,16 +319,16 @@ func limit(kbps int64, streams int) (limiter *rate.Limiter, n, window int) {
 // compare takes in the host's map: what was read and is there stays read, the
 // rest is to be read.
 func (s *sender) compare(ctx context.Context, d *sourceDisk) error {
-	body, err := s.api.get(ctx, s.path(fmt.Sprintf("/disks/%d/map", d.Index)))
+	answer, err := s.api.stream(ctx, http.MethodGet, s.path(fmt.Sprintf("/disks/%d/map", d.Index)))
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer answer.Body.Close()
 	var covered int64
 	buf := make([]byte, 8192*HashSize)
 	for g := 0; g < len(d.seen); {
 		b := buf[:min(len(buf), (len(d.seen)-g)*HashSize)]
-		if _, err := io.ReadFull(body, b); err != nil {
+		if _, err := io.ReadFull(answer.Body, b); err != nil {
 			return fmt.Errorf("read the host's map of disk %d: %w", d.Index, err)
 		}
 		for ; len(b) > 0; b, g = b[HashSize:], g+1 {
