@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -80,12 +78,8 @@ func (s *Store) CheckSecrets(ctx context.Context) error {
 // StoredAuthorities returns the center's certificate authorities as CertificateAuthorities does, and empty text when there are
 // none.
 func (s *Store) StoredAuthorities(ctx context.Context) (string, error) {
-	var stored string
-	err := s.db.QueryRowContext(ctx, selectSetting, certificateAuthoritiesName).Scan(&stored)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", nil
-	}
-	if err != nil {
+	stored, ok, err := readSetting(ctx, s.db, certificateAuthoritiesName)
+	if err != nil || !ok {
 		return "", err
 	}
 	return s.unseal(secretPlace{settingValue, certificateAuthoritiesName}, stored)
@@ -93,12 +87,8 @@ func (s *Store) StoredAuthorities(ctx context.Context) (string, error) {
 
 // LastBackup returns the time that the last backup shows; the zero time when the record knows of none.
 func (s *Store) LastBackup(ctx context.Context) (at time.Time, err error) {
-	var text string
-	err = s.db.QueryRowContext(ctx, selectSetting, lastBackupSetting).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return time.Time{}, nil
-	}
-	if err != nil {
+	text, ok, err := readSetting(ctx, s.db, lastBackupSetting)
+	if err != nil || !ok {
 		return time.Time{}, err
 	}
 	return time.Parse(time.RFC3339, text)

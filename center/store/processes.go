@@ -120,8 +120,6 @@ const lastBackupSetting = "last_backup"
 // NoteBackup records that a backup was taken that shows the record as of a time.
 func (s *Store) NoteBackup(ctx context.Context, at time.Time) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
-			lastBackupSetting, at.UTC().Format(time.RFC3339))
-		return err
+		return writeSetting(ctx, tx, lastBackupSetting, at.UTC().Format(time.RFC3339))
 	})
 }

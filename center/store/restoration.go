@@ -59,8 +59,6 @@ func (d *database) markRestored(ctx context.Context, tx *sql.Tx, backupAt time.T
 	return err
 }
 
-const selectSetting = `SELECT value FROM settings WHERE name = ?`
-
 func scanTerm(row rowScanner, term *int) error {
 	var text string
 	err := row.Scan(&text)
@@ -81,12 +79,8 @@ func (s *Store) Term(ctx context.Context) (term int, err error) {
 
 // Restored returns what is known of a restore that EndRestoration has not ended; nil when there is none.
 func (s *Store) Restored(ctx context.Context) (*Restoration, error) {
-	var text string
-	err := s.db.QueryRowContext(ctx, selectSetting, restoredSetting).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
+	text, ok, err := readSetting(ctx, s.db, restoredSetting)
+	if err != nil || !ok {
 		return nil, err
 	}
 	r := new(Restoration)
@@ -96,8 +90,7 @@ func (s *Store) Restored(ctx context.Context) (*Restoration, error) {
 // EndRestoration says that a restored record is in line with the world.
 func (s *Store) EndRestoration(ctx context.Context) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, restoredSetting)
-		return err
+		return deleteSetting(ctx, tx, restoredSetting)
 	})
 }
 

@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -78,18 +76,9 @@ func (s *Store) NotInStream(ctx context.Context) (n int, err error) {
 	return n, s.db.QueryRowContext(ctx, `SELECT COUNT(*) FROM outbox WHERE published = 1 AND stream_sequence = 0`).Scan(&n)
 }
 
-// querying is what reads one row: the database or a transaction.
-type querying interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func readRewind(ctx context.Context, q querying) (r rewind, ok bool, err error) {
-	var text string
-	err = q.QueryRowContext(ctx, selectSetting, rewindSetting).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return r, false, nil
-	}
-	if err != nil {
+func readRewind(ctx context.Context, from reader) (r rewind, ok bool, err error) {
+	text, ok, err := readSetting(ctx, from, rewindSetting)
+	if err != nil || !ok {
 		return r, false, err
 	}
 	return r, true, json.Unmarshal([]byte(text), &r)
@@ -100,8 +89,7 @@ func writeRewind(ctx context.Context, tx *transaction, r rewind) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, rewindSetting, string(text))
-	return err
+	return writeSetting(ctx, tx, rewindSetting, string(text))
 }
 
 // rewindBatch is how many events one transaction rewinds.
@@ -119,8 +107,7 @@ func (s *Store) finishRewind(ctx context.Context) error {
 				return err
 			}
 			if done {
-				_, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, rewindSetting)
-				return err
+				return deleteSetting(ctx, tx, rewindSetting)
 			}
 			if r.Forget {
 				if _, err := tx.ExecContext(ctx, `UPDATE outbox SET stream_sequence = 0, rewinds = rewinds + 1 WHERE id >= ? AND id < ?`, r.Next, r.Next+rewindBatch); err != nil {

@@ -256,8 +256,7 @@ func (s *Store) sealSecrets(ctx context.Context) error {
 		return fmt.Errorf("secrets were sealed, but their plain text may still be in the database's files: stop all processes of the center, then start one: %w", err)
 	}
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, scrubSetting)
-		return err
+		return deleteSetting(ctx, tx, scrubSetting)
 	})
 }
 

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"crypto/rand"
-	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -365,7 +364,7 @@ func TestKeyFile(t *testing.T) {
 func TestCertificateAuthoritiesChange(t *testing.T) {
 	s := mustOpenSealed(t, storetest.URL(t), secretKey(t))
 	change := func(old string) (string, error) { return old + "+", nil }
-	require.ErrorIs(t, s.ChangeCertificateAuthorities(t.Context(), change), sql.ErrNoRows, "there are none")
+	require.ErrorIs(t, s.ChangeCertificateAuthorities(t.Context(), change), ErrNotFound, "there are none")
 	putSecrets(t, s)
 	require.NoError(t, s.ChangeCertificateAuthorities(t.Context(), change))
 	require.ErrorContains(t, s.ChangeCertificateAuthorities(t.Context(), func(string) (string, error) { return "", errors.New("no") }), "no")

@@ -116,43 +116,6 @@ func (s *Store) write(ctx context.Context, fn func(*transaction) error) error {
 	return s.db.write(ctx, fn)
 }
 
-// setting returns the stored value of name; when there is none it stores what generate returns, once for all
-// processes on the database.
-func (s *Store) setting(ctx context.Context, name string, generate func() (string, error)) (string, error) {
-	var value string
-	err := s.db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, name).Scan(&value)
-	if err == nil || !errors.Is(err, sql.ErrNoRows) {
-		return value, err
-	}
-	generated, err := generate()
-	if err != nil {
-		return "", err
-	}
-	err = s.write(ctx, func(tx *transaction) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, generated); err != nil {
-			return err
-		}
-		return tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, name).Scan(&value)
-	})
-	return value, err
-}
-
-// secretSetting is setting for a value that is sealed. Error: ErrNotOpened.
-func (s *Store) secretSetting(ctx context.Context, name string, generate func() (string, error)) (string, error) {
-	place := secretPlace{settingValue, name}
-	stored, err := s.setting(ctx, name, func() (string, error) {
-		value, err := generate()
-		if err != nil {
-			return "", err
-		}
-		return s.seal(place, value)
-	})
-	if err != nil {
-		return "", err
-	}
-	return s.unseal(place, stored)
-}
-
 // DataPlaneKey returns the key that the center and the transition hosts sign session tokens and image tickets with.
 // It is made at first use and lives in the database, sealed. Error: ErrNotOpened.
 func (s *Store) DataPlaneKey(ctx context.Context) ([]byte, error) {
@@ -178,13 +141,16 @@ func (s *Store) CertificateAuthorities(ctx context.Context, generate func() (str
 }
 
 // ChangeCertificateAuthorities replaces the center's certificate authorities by what change makes of them. It makes
-// none where there are none.
+// none where there are none. Error: ErrNotFound.
 func (s *Store) ChangeCertificateAuthorities(ctx context.Context, change func(string) (string, error)) error {
 	place := secretPlace{settingValue, certificateAuthoritiesName}
 	err := s.write(ctx, func(tx *transaction) error {
-		var stored string
-		if err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, place.row).Scan(&stored); err != nil {
+		stored, ok, err := readSetting(ctx, tx, place.row)
+		if err != nil {
 			return err
+		}
+		if !ok {
+			return ErrNotFound
 		}
 		value, err := s.unseal(place, stored)
 		if err != nil {
