@@ -28,30 +28,47 @@ var errStopping = errors.New("the process is stopping")
 type dependency struct {
 	check func(context.Context) error
 
-	mutex sync.Mutex // held while it is looked at
-	at    time.Time
-	err   error
+	mutex   sync.Mutex
+	at      time.Time     // when it was looked at last
+	err     error         // what was seen then
+	looking chan struct{} // closed when the look that is under way ends; nil: none is
 }
 
-// look returns what was seen a moment ago, or looks.
+// look returns what was seen a moment ago, or looks. However many ask, and however long the look takes, there is one at a time, and
+// who no longer wants to know does not end it.
 func (d *dependency) look(ctx context.Context) error {
 	d.mutex.Lock()
-	defer d.mutex.Unlock()
-	if time.Since(d.at) < checkFresh {
-		return d.err
+	if d.looking == nil {
+		if time.Since(d.at) < checkFresh {
+			defer d.mutex.Unlock()
+			return d.err
+		}
+		d.looking = make(chan struct{})
+		go d.see(d.looking)
 	}
+	looking := d.looking
+	d.mutex.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	// Not every client listens to its context while it dials.
-	seen := make(chan error, 1)
-	go func() { seen <- d.check(ctx) }()
 	select {
-	case d.err = <-seen:
+	case <-looking:
+		d.mutex.Lock()
+		defer d.mutex.Unlock()
+		return d.err
 	case <-ctx.Done():
-		d.err = fmt.Errorf("no answer: %w", ctx.Err())
+		return fmt.Errorf("no answer: %w", ctx.Err())
 	}
-	d.at = time.Now()
-	return d.err
+}
+
+func (d *dependency) see(done chan<- struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	err := d.check(ctx)
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.at, d.err, d.looking = time.Now(), err, nil
+	close(done)
 }
 
 // Require adds something that the process needs to be ready, until remove is called. check returns nil when it is there; it is

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,32 @@ func TestReadinessOfWhatHangs(t *testing.T) {
 	require.Len(t, states, 2)
 	require.ErrorIs(t, states[0].Err, context.DeadlineExceeded)
 	require.NoError(t, states[1].Err)
+}
+
+// A look that hangs is the only one, and one that a prober did not wait for is told to the next.
+func TestReadinessLooksOnceAtWhatHangs(t *testing.T) {
+	p := New("v1")
+	var looks atomic.Int64
+	free := make(chan struct{})
+	p.Require("database", func(ctx context.Context) error {
+		looks.Add(1)
+		select {
+		case <-free:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		_, ready := p.Ready(gone)
+		require.False(t, ready)
+	}
+	require.LessOrEqual(t, looks.Load(), int64(1))
+	close(free)
+	_, ready := p.Ready(t.Context())
+	require.True(t, ready)
 }
 
 // However many ask at once, a dependency is looked at once.
