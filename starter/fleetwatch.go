@@ -21,9 +21,6 @@ import (
 	"github.com/drover/drover/starter/progress"
 )
 
-// silence is how long a worker may be silent before a person who watches is told.
-const silence = 10 * time.Second
-
 func (c *cli) fleetWatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch NAME",
@@ -52,25 +49,24 @@ func (f *fleets) watch(ctx context.Context, name string) error {
 		defer close(ended)
 		_ = f.temporal.GetWorkflow(ctx, fleet.WorkflowID(name), "").Get(ctx, nil)
 	}()
-	heard, told := time.Now(), false
+	patience := newPatience()
 	for {
 		status, err := f.status(ctx, name)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil:
-			heard, told = time.Now(), false
+			patience.answered()
 			if err := w.show(ctx, status); err != nil {
 				return err
 			}
 			if over(status.Status) {
 				return fleetOutcome(status)
 			}
-		case time.Since(heard) > watchPatience:
-			return err
-		case time.Since(heard) > silence && !told:
-			told = true
-			fmt.Fprintf(f.errOut, "drover: %v; still trying\n", err)
+		default:
+			if err := patience.bear(f.errOut, w.view, err); err != nil {
+				return err
+			}
 		}
 		timer := time.NewTimer(watchEvery)
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -57,27 +58,33 @@ func (c *cli) jobCommand() *cobra.Command {
 
 // jobFlags are the flags of job create.
 type jobFlags struct {
-	source, name, description, imageName string
-	systemDiskSize                       int
-	dataDisks, parts, tags               []string
-	runOnce                              bool
-	frequency, maxImages                 int
-	parameters                           string
-	schedule, validTime                  string
-	start                                bool
-	// target is what is asked of the target, and what has no form of its own on the command line.
-	target smc.CreateReplicationJobRequest
+	request        smc.CreateReplicationJobRequest
+	parameters     jobParameters
+	source         string
+	tags           []string
+	runOnce, start bool
 }
 
 func (c *cli) jobCreateCommand() *cobra.Command {
 	var f jobFlags
+	req := &f.request
+	f.parameters = jobParameters{
+		name: &req.Name, description: &req.Description, imageName: &req.ImageName, systemDiskSize: &req.SystemDiskSize,
+		systemDiskPart: &req.SystemDiskPart, dataDisk: &req.DataDisk, frequency: &req.Frequency, maxImages: &req.MaxNumberOfImageToKeep,
+		replicationParameters: &req.ReplicationParameters, scheduledStartTime: &req.ScheduledStartTime, validTime: &req.ValidTime,
+		targetType: &req.TargetType, instanceID: &req.InstanceID, instanceType: &req.InstanceType, instanceRAMRole: &req.InstanceRAMRole,
+		launchTemplateID: &req.LaunchTemplateID, launchTemplateVersion: &req.LaunchTemplateVersion,
+		containerNamespace: &req.ContainerNamespace, containerRepository: &req.ContainerRepository, containerTag: &req.ContainerTag,
+		vSwitchID: &req.VSwitchID, vpcID: &req.VpcID, netMode: &req.NetMode,
+	}
 	cmd := &cobra.Command{
 		Use:   "create --source SOURCE [--name NAME] [--image-name NAME] [--system-disk-size GIB] [flags]",
 		Short: "Make a job for a source server",
 		Long: `Make a job for a source server. It is Ready until it is started, by --start, by "drover job start" or at --schedule.
 
 A job runs once and is Finished, or with --run-once=false copies what has changed every --frequency hours, keeps the
-last --max-images images, and is Waiting in between until it is cut over.`,
+last --max-images images, and is Waiting in between until it is cut over. Data disks are copied all, at their own size,
+when no --data-disk is given. A job that is given no --valid-time expires in 30 days.`,
 		Example: `  drover job create --source web-1 --name web-1 --image-name web-1 --system-disk-size 40 --start
   drover job create --source db-1 --name db-1 --image-name db-1 --system-disk-size 40 --data-disk 1=200 \
       --run-once=false --frequency 12 --max-images 3 --start
@@ -89,92 +96,36 @@ last --max-images images, and is Waiting in between until it is cut over.`,
 			if f.source == "" {
 				return usagef("%s: --source SOURCE is missing", cmd.CommandPath())
 			}
-			req, err := f.request(cmd.Flags().Changed, time.Now())
-			if err != nil {
+			optional(cmd.Flags().Changed("run-once"), &req.RunOnce, f.runOnce)
+			if err := f.parameters.read(time.Now()); err != nil {
+				return err
+			}
+			if f.start && req.ScheduledStartTime != nil {
+				return usagef("--schedule and --start exclude each other: exactly one of them starts the job")
+			}
+			var err error
+			if req.Tag, err = parseTags(f.tags); err != nil {
 				return err
 			}
 			client, err := c.clientWithRegion()
 			if err != nil {
 				return err
 			}
-			return c.createJob(cmd.Context(), client, f, req)
+			return c.createJob(cmd.Context(), client, f)
 		},
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.source, "source", "", "the `SOURCE` server, by id or name")
-	flags.StringVar(&f.name, "name", "", "`NAME` of the job")
-	flags.StringVar(&f.description, "description", "", "`TEXT` about the job")
-	flags.StringVar(&f.imageName, "image-name", "", "`NAME` of the image")
-	flags.IntVar(&f.systemDiskSize, "system-disk-size", 0, "size of the image's system disk in `GIB`, 20 to 2048")
-	flags.StringArrayVar(&f.dataDisks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated (default: all, at their own size)")
 	flags.BoolVar(&f.runOnce, "run-once", true, "false makes the job incremental; needs --frequency and --max-images")
-	flags.IntVar(&f.frequency, "frequency", 0, "`HOURS` between the runs of an incremental job, 1 to 168")
-	flags.IntVar(&f.maxImages, "max-images", 0, "how many images of an incremental job are kept, 1 to 10")
-	flags.StringVar(&f.parameters, "replication-parameters", "", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
-	flags.StringVar(&f.schedule, "schedule", "", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m")
-	flags.StringVar(&f.validTime, "valid-time", "", "`TIME` at which the job expires, in the forms of --schedule; never means never (default: in 30 days)")
-	flags.StringArrayVar(&f.parts, "part", nil, partUsage)
-	flags.StringArrayVar(&f.tags, "tag", nil, "`KEY=VALUE` to tag the job with; may be repeated")
 	flags.BoolVar(&f.start, "start", false, "start the job at once")
-	targetFlags(flags, target{
-		&f.target.TargetType, &f.target.InstanceID, &f.target.InstanceType, &f.target.InstanceRAMRole, &f.target.LaunchTemplateID, &f.target.LaunchTemplateVersion,
-		&f.target.ContainerNamespace, &f.target.ContainerRepository, &f.target.ContainerTag, &f.target.VSwitchID, &f.target.VpcID, &f.target.NetMode,
-	})
-	textFlag(flags, &f.target.LicenseType, "license-type", "`TYPE` of the license of the image")
-	textFlag(flags, &f.target.ResourceGroupID, "resource-group-id", "`ID` of the job's resource group")
-	intFlag(flags, &f.target.JobType, "job-type", "type of the job, 0 to 3; a self-hosted center has 0 only (default 0)")
-	textFlag(flags, &f.target.ClientToken, "client-token", "`TOKEN` that makes the call safe to repeat for 7 days (default: a new one)")
+	f.parameters.flags(flags)
+	flags.StringArrayVar(&f.tags, "tag", nil, "`KEY=VALUE` to tag the job with; may be repeated")
+	textFlag(flags, &req.LicenseType, "license-type", "`TYPE` of the license of the image")
+	textFlag(flags, &req.ResourceGroupID, "resource-group-id", "`ID` of the job's resource group")
+	intFlag(flags, &req.JobType, "job-type", "type of the job, 0 to 3; a self-hosted center has 0 only (default 0)")
+	textFlag(flags, &req.ClientToken, "client-token", "`TOKEN` that makes the call safe to repeat for 7 days (default: a new one)")
 	return cmd
-}
-
-// request makes the request of what was given; what was not is left to the endpoint's defaults, and whether it is
-// allowed to the endpoint's judgement.
-func (f jobFlags) request(given func(string) bool, now time.Time) (*smc.CreateReplicationJobRequest, error) {
-	request := f.target
-	req := &request
-	optional(given("name"), &req.Name, f.name)
-	optional(given("description"), &req.Description, f.description)
-	optional(given("image-name"), &req.ImageName, f.imageName)
-	optional(given("system-disk-size"), &req.SystemDiskSize, f.systemDiskSize)
-	optional(given("run-once"), &req.RunOnce, f.runOnce)
-	optional(given("frequency"), &req.Frequency, f.frequency)
-	optional(given("max-images"), &req.MaxNumberOfImageToKeep, f.maxImages)
-	optional(given("replication-parameters"), &req.ReplicationParameters, f.parameters)
-	if given("schedule") {
-		at, err := parseTime(f.schedule, now)
-		if err != nil {
-			return nil, usagef("--schedule %w", err)
-		}
-		req.ScheduledStartTime = &at
-		if f.start {
-			return nil, usagef("--schedule and --start exclude each other: exactly one of them starts the job")
-		}
-	}
-	switch {
-	case !given("valid-time"):
-	case f.validTime == never:
-		req.ValidTime = new(string) // empty: never expires (CONTRACT: ValidTime)
-	default:
-		at, err := parseTime(f.validTime, now)
-		if err != nil {
-			return nil, usagef("--valid-time %w", err)
-		}
-		req.ValidTime = &at
-	}
-	disks, err := parseDataDisks(f.dataDisks)
-	if err != nil {
-		return nil, err
-	}
-	if req.SystemDiskPart, req.DataDisk, err = parseParts(f.parts, disks); err != nil {
-		return nil, err
-	}
-	if len(f.tags) > 0 {
-		if req.Tag, err = parseTags(f.tags); err != nil {
-			return nil, err
-		}
-	}
-	return req, nil
 }
 
 // optional sets a parameter that was given. Absent and empty are not the same.
@@ -200,13 +151,13 @@ func parseTime(s string, now time.Time) (string, error) {
 	return smc.FormatTime(t), nil
 }
 
-func (c *cli) createJob(ctx context.Context, client *smc.Client, f jobFlags, req *smc.CreateReplicationJobRequest) error {
+func (c *cli) createJob(ctx context.Context, client *smc.Client, f jobFlags) error {
 	source, err := findSource(ctx, client, f.source)
 	if err != nil {
 		return err
 	}
-	req.SourceID = source.SourceID
-	created, err := client.CreateReplicationJob(ctx, req)
+	f.request.SourceID = source.SourceID
+	created, err := client.CreateReplicationJob(ctx, &f.request)
 	if err != nil {
 		return err
 	}
@@ -320,8 +271,11 @@ type jobDetail struct {
 	Sequence       int64                `json:"Sequence"`
 }
 
-// notOffered reports that the endpoint does not know an extension of ours.
-func notOffered(err error) bool { return smc.CodeOf(err) == smc.CodeInvalidActionNotFound }
+// notOffered reports that the endpoint does not know an extension of ours, or that the access key may not use it.
+func notOffered(err error) bool {
+	code := smc.CodeOf(err)
+	return code == smc.CodeInvalidActionNotFound || code == smc.CodeForbiddenUnauthorized
+}
 
 func (c *cli) jobShowCommand() *cobra.Command {
 	return &cobra.Command{
@@ -488,6 +442,33 @@ const (
 	watchPatience    = 2 * time.Minute
 )
 
+// silence is how long nobody may answer before a person who watches is told.
+const silence = 10 * time.Second
+
+// patience is how a command that watches bears that nobody answers.
+type patience struct {
+	heard time.Time // when somebody did last
+	told  bool
+}
+
+func newPatience() patience { return patience{heard: time.Now()} }
+
+func (p *patience) answered() { *p = newPatience() }
+
+// bear returns the error when it has lasted for too long, and tells it once before that.
+func (p *patience) bear(w io.Writer, view *progress.View, err error) error {
+	silent := time.Since(p.heard)
+	if silent > watchPatience {
+		return err
+	}
+	if silent > silence && !p.told {
+		p.told = true
+		view.Clear() // it is drawn again with the next answer
+		fmt.Fprintf(w, "drover: %v; still trying\n", err)
+	}
+	return nil
+}
+
 func (c *cli) jobWatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch JOB",
@@ -512,13 +493,13 @@ type watched struct {
 func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.ReplicationJob) error {
 	view := progress.NewView(c.out, progress.Auto)
 	defer view.Close()
-	every, heard := watchEvery, time.Now()
+	every, patience := watchEvery, newPatience()
 	var last *smc.DescribeReplicationJobDetailsResult
 	for {
 		d, coarse, err := liveDetail(ctx, client, job.JobID)
 		switch {
 		case err == nil:
-			heard = time.Now()
+			patience.answered()
 			if coarse {
 				every = watchEveryCoarse
 			}
@@ -535,10 +516,12 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 			}
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case smc.ClassOf(err) != smc.Retryable || time.Since(heard) > watchPatience:
+		case smc.ClassOf(err) != smc.Retryable:
 			return err
 		default:
-			c.log.Sugar().Debugf("the endpoint does not answer, still trying: %v", err)
+			if err := patience.bear(c.errOut, view, err); err != nil {
+				return err
+			}
 		}
 		timer := time.NewTimer(every)
 		select {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/url"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/starter/progress"
 )
 
 func TestJobCreate(t *testing.T) {
@@ -135,6 +137,30 @@ func TestJobListAndShow(t *testing.T) {
 	shown = parse[map[string]any](t, e.drover(t, "job", "show", "db", "-o", "json"))
 	assert.NotContains(t, shown, "BytesSent", "an endpoint without our extensions")
 	assert.Equal(t, "m-1", shown["ImageId"])
+	e.handlers["DescribeReplicationJobDetails"] = func(url.Values) (smc.Result, error) {
+		return nil, smc.Errorf(smc.CodeForbiddenUnauthorized, "")
+	}
+	for _, args := range []string{"list", "show db"} {
+		o = e.drover(t, append([]string{"job"}, strings.Fields(args)...)...)
+		assert.Equal(t, exitOK, o.code, "a key that may see jobs sees them: %s", o.stderr)
+	}
+}
+
+func TestPatience(t *testing.T) {
+	var out strings.Builder
+	view := progress.NewView(io.Discard, progress.Lines)
+	p := newPatience()
+	require.NoError(t, p.bear(&out, view, io.EOF))
+	assert.Empty(t, out.String(), "a moment is nothing to tell")
+	for range 2 {
+		p.heard = time.Now().Add(-time.Minute)
+		require.NoError(t, p.bear(&out, view, io.EOF))
+		assert.Equal(t, "drover: EOF; still trying\n", out.String(), "told once")
+	}
+	p.heard = time.Now().Add(-time.Hour)
+	require.ErrorIs(t, p.bear(&out, view, io.EOF), io.EOF)
+	p.answered()
+	require.NoError(t, p.bear(&out, view, io.EOF))
 }
 
 func notKnown(url.Values) (smc.Result, error) {

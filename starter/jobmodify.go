@@ -16,12 +16,17 @@ import (
 // never takes a time away: a job that never expires, or that is started by hand only.
 const never = "never"
 
-const partUsage = "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated"
-
 func (c *cli) jobModifyCommand() *cobra.Command {
 	req := &smc.ModifyReplicationJobAttributeRequest{}
-	var schedule, validTime *string
-	var dataDisks, parts []string
+	parameters := jobParameters{
+		name: &req.Name, description: &req.Description, imageName: &req.ImageName, systemDiskSize: &req.SystemDiskSize,
+		systemDiskPart: &req.SystemDiskPart, dataDisk: &req.DataDisk, frequency: &req.Frequency, maxImages: &req.MaxNumberOfImageToKeep,
+		replicationParameters: &req.ReplicationParameters, scheduledStartTime: &req.ScheduledStartTime, validTime: &req.ValidTime,
+		targetType: &req.TargetType, instanceID: &req.InstanceID, instanceType: &req.InstanceType, instanceRAMRole: &req.InstanceRAMRole,
+		launchTemplateID: &req.LaunchTemplateID, launchTemplateVersion: &req.LaunchTemplateVersion,
+		containerNamespace: &req.ContainerNamespace, containerRepository: &req.ContainerRepository, containerTag: &req.ContainerTag,
+		vSwitchID: &req.VSwitchID, vpcID: &req.VpcID, netMode: &req.NetMode,
+	}
 	cmd := &cobra.Command{
 		Use:   "modify JOB [flags]",
 		Short: "Change a job; what may change depends on its status",
@@ -37,18 +42,7 @@ job when it was made cannot change.
   drover job modify app-1 --system-disk-size 60 --data-disk 1=200 --part 1_0=107374182400 --schedule never`,
 		Args: exactArgs("JOB"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			now := time.Now()
-			var err error
-			if req.ScheduledStartTime, err = timeOrNever(schedule, now); err != nil {
-				return usagef("--schedule %w", err)
-			}
-			if req.ValidTime, err = timeOrNever(validTime, now); err != nil {
-				return usagef("--valid-time %w", err)
-			}
-			if req.DataDisk, err = parseDataDisks(dataDisks); err != nil {
-				return err
-			}
-			if req.SystemDiskPart, req.DataDisk, err = parseParts(parts, req.DataDisk); err != nil {
+			if err := parameters.read(time.Now()); err != nil {
 				return err
 			}
 			if len(smc.ModifyReplicationJobAttribute.Encode(req)) == 0 {
@@ -67,46 +61,64 @@ job when it was made cannot change.
 			return jobLookup(cmd.Context(), client).report(c, req.JobID, "modified")
 		},
 	}
-	flags := cmd.Flags()
-	flags.SortFlags = false
-	textFlag(flags, &req.Name, "name", "`NAME` of the job")
-	textFlag(flags, &req.Description, "description", "`TEXT` about the job")
-	textFlag(flags, &req.ImageName, "image-name", "`NAME` of the image")
-	intFlag(flags, &req.SystemDiskSize, "system-disk-size", "size of the image's system disk in `GIB`, 20 to 2048")
-	flags.StringArrayVar(&dataDisks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated")
-	flags.StringArrayVar(&parts, "part", nil, partUsage)
-	intFlag(flags, &req.Frequency, "frequency", "`HOURS` between the runs of an incremental job, 1 to 168")
-	intFlag(flags, &req.MaxNumberOfImageToKeep, "max-images", "how many images of an incremental job are kept, 1 to 10")
-	textFlag(flags, &req.ReplicationParameters, "replication-parameters", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
-	textFlag(flags, &schedule, "schedule", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m; never means by hand only")
-	textFlag(flags, &validTime, "valid-time", "`TIME` at which the job expires, in the forms of --schedule; never means never")
-	targetFlags(flags, target{
-		&req.TargetType, &req.InstanceID, &req.InstanceType, &req.InstanceRAMRole, &req.LaunchTemplateID, &req.LaunchTemplateVersion,
-		&req.ContainerNamespace, &req.ContainerRepository, &req.ContainerTag, &req.VSwitchID, &req.VpcID, &req.NetMode,
-	})
+	cmd.Flags().SortFlags = false
+	parameters.flags(cmd.Flags())
 	return cmd
 }
 
-// target are the parameters, of a job to be made or to be changed, that say what its image is for and which way it goes.
-type target struct {
+// jobParameters are the parameters that a job is made with and that may be changed, and how they are given.
+type jobParameters struct {
+	name, description, imageName, replicationParameters, scheduledStartTime, validTime             **string
 	targetType, instanceID, instanceType, instanceRAMRole, launchTemplateID, launchTemplateVersion **string
 	containerNamespace, containerRepository, containerTag, vSwitchID, vpcID                        **string
-	netMode                                                                                        **int
+	systemDiskSize, frequency, maxImages, netMode                                                  **int
+	systemDiskPart                                                                                 *[]smc.PartTarget
+	dataDisk                                                                                       *[]smc.DataDiskTarget
+
+	schedule, expiry *string
+	disks, parts     []string
 }
 
-func targetFlags(flags *pflag.FlagSet, t target) {
-	textFlag(flags, t.targetType, "target-type", "`TYPE` of the target: Image, ContainerImage or TargetInstance")
-	textFlag(flags, t.instanceID, "instance-id", "`ID` of the instance that a TargetInstance job migrates to")
-	textFlag(flags, t.instanceType, "instance-type", "`TYPE` of the instances the image is meant for")
-	textFlag(flags, t.instanceRAMRole, "instance-ram-role", "`ROLE` of those instances")
-	textFlag(flags, t.launchTemplateID, "launch-template-id", "`ID` of the launch template")
-	textFlag(flags, t.launchTemplateVersion, "launch-template-version", "its `VERSION`")
-	textFlag(flags, t.containerNamespace, "container-namespace", "`NAMESPACE` of the container image")
-	textFlag(flags, t.containerRepository, "container-repository", "`REPOSITORY` of the container image")
-	textFlag(flags, t.containerTag, "container-tag", "`TAG` of the container image")
-	intFlag(flags, t.netMode, "net-mode", "0 for the public network, 2 for a private one, which needs --vswitch-id")
-	textFlag(flags, t.vSwitchID, "vswitch-id", "`ID` of the vSwitch")
-	textFlag(flags, t.vpcID, "vpc-id", "`ID` of the VPC")
+func (p *jobParameters) flags(flags *pflag.FlagSet) {
+	textFlag(flags, p.name, "name", "`NAME` of the job")
+	textFlag(flags, p.description, "description", "`TEXT` about the job")
+	textFlag(flags, p.imageName, "image-name", "`NAME` of the image")
+	intFlag(flags, p.systemDiskSize, "system-disk-size", "size of the image's system disk in `GIB`, 20 to 2048")
+	flags.StringArrayVar(&p.disks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated")
+	flags.StringArrayVar(&p.parts, "part", nil, "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated")
+	intFlag(flags, p.frequency, "frequency", "`HOURS` between the runs of an incremental job, 1 to 168")
+	intFlag(flags, p.maxImages, "max-images", "how many images of an incremental job are kept, 1 to 10")
+	textFlag(flags, p.replicationParameters, "replication-parameters", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
+	textFlag(flags, &p.schedule, "schedule", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m; never means by hand only")
+	textFlag(flags, &p.expiry, "valid-time", "`TIME` at which the job expires, in the forms of --schedule; never means never")
+	textFlag(flags, p.targetType, "target-type", "`TYPE` of the target: Image, ContainerImage or TargetInstance")
+	textFlag(flags, p.instanceID, "instance-id", "`ID` of the instance that a TargetInstance job migrates to")
+	textFlag(flags, p.instanceType, "instance-type", "`TYPE` of the instances the image is meant for")
+	textFlag(flags, p.instanceRAMRole, "instance-ram-role", "`ROLE` of those instances")
+	textFlag(flags, p.launchTemplateID, "launch-template-id", "`ID` of the launch template")
+	textFlag(flags, p.launchTemplateVersion, "launch-template-version", "its `VERSION`")
+	textFlag(flags, p.containerNamespace, "container-namespace", "`NAMESPACE` of the container image")
+	textFlag(flags, p.containerRepository, "container-repository", "`REPOSITORY` of the container image")
+	textFlag(flags, p.containerTag, "container-tag", "`TAG` of the container image")
+	intFlag(flags, p.netMode, "net-mode", "0 for the public network, 2 for a private one, which needs --vswitch-id")
+	textFlag(flags, p.vSwitchID, "vswitch-id", "`ID` of the vSwitch")
+	textFlag(flags, p.vpcID, "vpc-id", "`ID` of the VPC")
+}
+
+// read makes the parameters of what has a form of its own on the command line. Its errors are of usage.
+func (p *jobParameters) read(now time.Time) (err error) {
+	if *p.scheduledStartTime, err = timeOrNever(p.schedule, now); err != nil {
+		return usagef("--schedule %w", err)
+	}
+	if *p.validTime, err = timeOrNever(p.expiry, now); err != nil {
+		return usagef("--valid-time %w", err)
+	}
+	disks, err := parseDataDisks(p.disks)
+	if err != nil {
+		return err
+	}
+	*p.systemDiskPart, *p.dataDisk, err = parseParts(p.parts, disks)
+	return err
 }
 
 // timeOrNever reads a time as people write it; never is the empty text of the API, and absence stays absence.
