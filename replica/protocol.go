@@ -191,6 +191,9 @@ func (s *Session) serveAttach(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
+	if err := checkID("instance", req.Instance); err != nil {
+		return err
+	}
 	answer, err := s.attach(r.Context(), req.Instance)
 	if err != nil {
 		return err

@@ -106,6 +106,8 @@ func TestProtocolRefusals(t *testing.T) {
 	require.Equal(t, CodeSessionNotOpen, code)
 
 	s.open("j-1", 1, DefaultParams(), disk)
+	_, code = c.do("POST", "/attach", `{"instance":"`+strings.Repeat("a", 500_000)+`"}`, nil)
+	require.Equal(t, CodeInvalidRequest, code, "it would be logged")
 	body := encodeAll(t, Params{}, 0, bytes.Repeat([]byte{1}, GrainSize))
 	_, code = c.frames(0, body)
 	require.Equal(t, CodeInvalidRequest, code, "no epoch")

@@ -120,13 +120,19 @@ func copySparse(dst, src *os.File, size int64, report func(covered int64) error)
 	return nil
 }
 
-// freeBytes returns what an unprivileged writer can still store under dir.
-func freeBytes(dir string) (int64, error) {
+// volume returns what an unprivileged writer can still store under dir, and the size of the volume that it is on.
+func volume(dir string) (free, total int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("ask for the free space of %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("ask for the free space of %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
+// freeBytes is the first that volume returns.
+func freeBytes(dir string) (int64, error) {
+	free, _, err := volume(dir)
+	return free, err
 }
 
 // allocatedAndLinks returns the allocated bytes and the links of a file.

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // RemoveStaging removes the staging area of a job if orphan, asked while nothing else can touch it, says that it belongs to
@@ -51,35 +49,23 @@ func (h *Host) InMaking(imageID string) bool {
 	return busy
 }
 
-// StagedBytes returns what the staging area of a job, and ImageBytes what an image directory, takes of the volume. What it
-// shares with others counts in full.
-func (h *Host) StagedBytes(jobID string) int64 { return allocatedIn(h.stagingDir(jobID)) }
+// StagedBytes returns what the staging area of a job, and ImageBytes what an image directory, takes of the volume, as well as can be
+// told. What it shares with others counts in full.
+func (h *Host) StagedBytes(jobID string) int64 {
+	bytes, _ := allocatedBelow(h.stagingDir(jobID))
+	return bytes
+}
 
 // ImageBytes see StagedBytes.
-func (h *Host) ImageBytes(imageID string) int64 { return allocatedIn(h.imageDir(imageID)) }
-
-// allocatedIn is best effort: what goes meanwhile takes nothing.
-func allocatedIn(dir string) (bytes int64) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0
-	}
-	for _, entry := range entries {
-		var st unix.Stat_t
-		if unix.Lstat(filepath.Join(dir, entry.Name()), &st) == nil {
-			bytes += st.Blocks * 512
-		}
-	}
+func (h *Host) ImageBytes(imageID string) int64 {
+	bytes, _ := allocatedBelow(h.imageDir(imageID))
 	return bytes
 }
 
 // Volume returns how many bytes are free on the volume of the root, for whoever is not its administrator, and how many it has.
 func (h *Host) Volume() (free, total int64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(h.cfg.Root, &st); err != nil {
-		return 0, 0, storageError(err, "measure the store")
-	}
-	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+	free, total, err = volume(h.cfg.Root)
+	return free, total, storageError(err, "measure the store")
 }
 
 // temporary are the names of files that a write leaves which is cut off: that of durable.WriteFile, of a copy that the staging area
