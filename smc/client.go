@@ -201,7 +201,7 @@ func (c *Client) call(ctx context.Context, action string, params url.Values, rep
 func mayRetry(err error, repeatable bool) bool {
 	var e *Error
 	if !errors.As(err, &e) {
-		return repeatable && !isCertificateError(err) // no answer: whether it was done is not known
+		return repeatable && !isTLSMistake(err) // no answer: whether it was done is not known
 	}
 	if strings.HasPrefix(e.Code, "Throttling") || e.Code == CodeSignatureNonceUsed {
 		return true // refused before anything was done
@@ -229,7 +229,7 @@ func (c *Client) attempt(ctx context.Context, action string, params url.Values, 
 		if errors.As(err, &ue) {
 			err = ue.Err // the call's error names the endpoint already
 		}
-		return fmt.Errorf("no answer: %w", explainCertificate(err))
+		return fmt.Errorf("no answer: %w", explainTLS(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

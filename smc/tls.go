@@ -47,8 +47,8 @@ func (c Config) Transport() (*http.Transport, error) {
 	return transport, nil
 }
 
-// explainCertificate says what to do about a server's certificate that was not accepted. Other errors stay as they are.
-func explainCertificate(err error) error {
+// explainTLS says what to do about an endpoint that TLS does not get on with. Other errors stay as they are.
+func explainTLS(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
@@ -56,12 +56,15 @@ func explainCertificate(err error) error {
 		return fmt.Errorf("%w; name the file of the endpoint's authority in %s", err, EnvCAFile)
 	case errors.As(err, &name):
 		return fmt.Errorf("%w; call the endpoint by one of these, or have its certificate made for this name too", err)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("%w: the endpoint serves http, without TLS: begin its address with http://", err)
 	}
 	return err
 }
 
-// isCertificateError reports that the server's certificate was not accepted, which trying again does not change.
-func isCertificateError(err error) bool {
+// isTLSMistake reports that the server's certificate was not accepted or that it serves no TLS, which trying again does not
+// change.
+func isTLSMistake(err error) bool {
 	var failed *tls.CertificateVerificationError
-	return errors.As(err, &failed)
+	return errors.As(err, &failed) || errors.Is(err, http.ErrSchemeMismatch)
 }

@@ -56,3 +56,16 @@ func TestClientGoesByItsCAFile(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, cfg.CAFile, "the vendor's certificates are not of that authority")
 }
+
+// An address without a scheme is one of https: a client says so at once when that is the mistake.
+func TestClientNamesTheScheme(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	client, err := NewClient(Config{Endpoint: server.Listener.Addr().String(), AccessKeyID: "key", AccessKeySecret: "secret"})
+	require.NoError(t, err)
+	_, err = Do(t.Context(), client, DescribeReplicationJobs, &DescribeReplicationJobsRequest{})
+	require.ErrorContains(t, err, "begin its address with http://")
+	var failed *CallError
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, 1, failed.Attempts)
+}
