@@ -21,7 +21,7 @@ func (e *Endpoint) registerSources() {
 // deleteSourceServer makes the source Deleting, deletes its jobs, and removes it when they are gone: at once when there
 // is none, else by the sweep.
 func (e *Endpoint) deleteSourceServer(ctx context.Context, c *call, r *smc.DeleteSourceServerRequest) (*smc.DeleteSourceServerResult, error) {
-	if _, err := e.Store.BeginDeleteSource(ctx, c.accountID, r.SourceID, value(r.Force)); err != nil {
+	if err := e.Store.BeginDeleteSource(ctx, c.accountID, r.SourceID, value(r.Force)); err != nil {
 		return nil, err
 	}
 	if err := removeSource(ctx, e.Store, e.Engine, r.SourceID, c.requestID); err != nil {
@@ -44,6 +44,5 @@ func removeSource(ctx context.Context, record *store.Store, engine Engine, sourc
 			return err
 		}
 	}
-	_, err = record.EndDeleteSource(ctx, sourceID)
-	return err
+	return record.EndDeleteSource(ctx, sourceID)
 }

@@ -2,9 +2,7 @@ package center
 
 import (
 	"context"
-	"time"
 
-	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
 )
 
@@ -26,30 +24,19 @@ func (e *Endpoint) listAccessTokens(ctx context.Context, c *call, r *smc.ListAcc
 	}
 	var found smc.List[smc.AccessToken]
 	for _, token := range tokens {
-		shown := accessToken(token, c.now)
-		if want := value(r.Status); want == "" || smc.AccessTokenStatus(want) == shown.Status {
-			found = append(found, shown)
+		status := token.Status(c.now)
+		if want := value(r.Status); want != "" && smc.AccessTokenStatus(want) != status {
+			continue
 		}
+		found = append(found, smc.AccessToken{
+			AccessTokenID: token.AccessTokenID, Name: token.Name, Description: token.Description, Count: token.Count, RegisteredCount: token.RegisteredCount,
+			TimeToLiveInDays: token.TTLDays, CreationTime: smc.FormatTime(token.CreatedAt), Status: status,
+		})
 	}
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
 	return &smc.ListAccessTokensResult{
 		Page: smc.Page{TotalCount: len(found), PageNumber: number, PageSize: size}, AccessTokens: pageOf(found, number, size),
 	}, nil
-}
-
-// accessToken is an activation code as the API shows it; its status follows from the clock.
-func accessToken(token *store.AccessToken, now time.Time) smc.AccessToken {
-	status := smc.AccessTokenActivated
-	switch {
-	case token.Disabled:
-		status = smc.AccessTokenUnactivated
-	case now.After(token.CreatedAt.AddDate(0, 0, token.TTLDays)):
-		status = smc.AccessTokenExpired
-	}
-	return smc.AccessToken{
-		AccessTokenID: token.AccessTokenID, Name: token.Name, Description: token.Description, Count: token.Count, RegisteredCount: token.RegisteredCount,
-		TimeToLiveInDays: token.TTLDays, CreationTime: smc.FormatTime(token.CreatedAt), Status: status,
-	}
 }
 
 // pageOf returns one page of a listing; pages count from 1.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -15,9 +14,9 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-// HashSecret is how activation codes and agent tokens are kept: both are long random strings, so a plain SHA-256
+// hashSecret is how activation codes and agent tokens are kept: both are long random strings, so a plain SHA-256
 // cannot be reversed.
-func HashSecret(secret string) string {
+func hashSecret(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:])
 }
@@ -51,7 +50,7 @@ func (s *Store) CreateAccessToken(ctx context.Context, token AccessToken, code s
 	return s.write(ctx, func(tx *transaction) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO access_tokens
 			(access_token_id, account_id, region_id, name, description, code_hash, max_count, ttl_days, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			token.AccessTokenID, token.AccountID, token.RegionID, token.Name, token.Description, HashSecret(code), token.Count, token.TTLDays, millis(s.now()))
+			token.AccessTokenID, token.AccountID, token.RegionID, token.Name, token.Description, hashSecret(code), token.Count, token.TTLDays, millis(s.now()))
 		return err
 	})
 }
@@ -71,22 +70,21 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
 			CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
 		}
-		var tokenID string
-		var maxCount, used, ttl, disabled int
-		var created int64
-		err := tx.QueryRowContext(ctx, `SELECT access_token_id, account_id, region_id, max_count, registered_count, ttl_days, disabled, created_at
-			FROM access_tokens WHERE code_hash = ?`, HashSecret(code)).
-			Scan(&tokenID, &source.AccountID, &source.RegionID, &maxCount, &used, &ttl, &disabled, &created)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
+		token, err := scanAccessToken(tx.QueryRowContext(ctx, selectAccessToken+` WHERE code_hash = ?`, hashSecret(code)))
+		if errors.Is(err, ErrNotFound) {
 			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code is not known to this center: check that it was copied whole, or make a new one with CreateAccessToken")
-		case err != nil:
-			return err
-		case disabled != 0:
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s was disabled: make a new one with CreateAccessToken", tokenID)
-		case s.now().After(fromMillis(created).AddDate(0, 0, ttl)):
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", tokenID, ttl)
 		}
+		if err != nil {
+			return err
+		}
+		switch token.Status(s.now()) {
+		case smc.AccessTokenUnactivated:
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s was disabled: make a new one with CreateAccessToken", token.AccessTokenID)
+		case smc.AccessTokenExpired:
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", token.AccessTokenID, token.TTLDays)
+		case smc.AccessTokenActivated:
+		}
+		source.AccountID, source.RegionID = token.AccountID, token.RegionID
 		registered, err := s.reregister(ctx, tx, source.AccountID, instance, name, agentToken)
 		if err != nil {
 			return err
@@ -95,8 +93,8 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			source = registered
 			return nil
 		}
-		if used >= maxCount {
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has registered its %d source servers: make a new one with CreateAccessToken", tokenID, maxCount)
+		if token.RegisteredCount >= token.Count {
+			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has registered its %d source servers: make a new one with CreateAccessToken", token.AccessTokenID, token.Count)
 		}
 		var sources int
 		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM source_servers WHERE account_id = ?`, source.AccountID).Scan(&sources); err != nil {
@@ -108,7 +106,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO source_servers
 			(source_id, account_id, region_id, name, state, server, token_hash, instance, heartbeat_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (account_id, name) DO NOTHING`,
-			source.SourceID, source.AccountID, source.RegionID, name, string(source.State), string(description), HashSecret(agentToken), instance,
+			source.SourceID, source.AccountID, source.RegionID, name, string(source.State), string(description), hashSecret(agentToken), instance,
 			millis(source.HeartbeatAt), millis(source.CreatedAt)))
 		if err != nil {
 			return fmt.Errorf("insert source: %w", err)
@@ -116,7 +114,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 		if n == 0 {
 			return smc.Errorf(smc.CodeSourceServerNameDuplicate, "a source server named %q is registered already: give the agent another --name, or start it with the --state folder it had", name)
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, tokenID); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, token.AccessTokenID); err != nil {
 			return err
 		}
 		return s.sourceEvent(ctx, tx, events.SourceRegistered, source, "")
@@ -139,6 +137,6 @@ func (s *Store) reregister(ctx context.Context, tx *transaction, accountID, inst
 	if source.Name != name {
 		return nil, smc.Errorf(smc.CodeSourceServerNameDuplicate, "this agent is registered as %q already, not as %q: start it with that name", source.Name, name)
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE source_servers SET token_hash = ? WHERE source_id = ?`, HashSecret(agentToken), source.SourceID)
+	_, err = tx.ExecContext(ctx, `UPDATE source_servers SET token_hash = ? WHERE source_id = ?`, hashSecret(agentToken), source.SourceID)
 	return source, err
 }

@@ -114,10 +114,8 @@ func TestEveryTransitionIsAnEvent(t *testing.T) {
 			return f.EndDelete(f.ctx, id, "deleted")
 		}, "Deleting Deleted", ""},
 		{"delete the source", func() error {
-			_, err := f.BeginDeleteSource(f.ctx, account, source.SourceID, false)
-			require.NoError(t, err)
-			_, err = f.EndDeleteSource(f.ctx, source.SourceID)
-			return err
+			require.NoError(t, f.BeginDeleteSource(f.ctx, account, source.SourceID, false))
+			return f.EndDeleteSource(f.ctx, source.SourceID)
 		}, "", "Deleting Deleted"},
 	}
 	var ofJob []string

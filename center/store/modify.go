@@ -240,29 +240,28 @@ func requireOwnSource(ctx context.Context, tx *transaction, accountID, sourceID 
 	return source, err
 }
 
-// BeginDeleteSource makes a source server Deleting and returns the ids of its jobs, which are to be deleted before it is
-// gone. Errors: SourceServer.WithRunningReplicationJob, also with force; ReplicationJob.Related without force.
-func (s *Store) BeginDeleteSource(ctx context.Context, accountID, sourceID string, force bool) (jobIDs []string, err error) {
-	err = s.writeEvents(ctx, func(tx *transaction) error {
+// BeginDeleteSource makes a source server Deleting; its jobs are to be deleted before it is gone. Errors:
+// SourceServer.WithRunningReplicationJob, also with force; ReplicationJob.Related without force.
+func (s *Store) BeginDeleteSource(ctx context.Context, accountID, sourceID string, force bool) error {
+	return s.writeEvents(ctx, func(tx *transaction) error {
 		source, err := requireOwnSource(ctx, tx, accountID, sourceID)
 		if err != nil {
 			return err
 		}
-		jobIDs = nil
-		rows, err := tx.QueryContext(ctx, tx.rebind(`SELECT job_id, status FROM replication_jobs WHERE source_id = ? ORDER BY created_at`), sourceID)
+		rows, err := tx.QueryContext(ctx, `SELECT job_id, status FROM replication_jobs WHERE source_id = ? ORDER BY created_at`, sourceID)
 		if err != nil {
 			return err
 		}
 		running := ""
-		if _, err := collect(rows, func(row rowScanner) (id string, err error) {
+		jobIDs, err := collect(rows, func(row rowScanner) (id string, err error) {
 			var status smc.JobStatus
 			err = row.Scan(&id, &status)
 			if status == smc.StatusRunning {
 				running = id
 			}
-			jobIDs = append(jobIDs, id)
 			return id, err
-		}); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 		switch {
@@ -277,19 +276,16 @@ func (s *Store) BeginDeleteSource(ctx context.Context, accountID, sourceID strin
 		source.State, source.ErrorCode, source.StatusInfo = smc.SourceDeleting, "", ""
 		return s.sourceEvent(ctx, tx, events.SourceDeleting, source, previous)
 	})
-	return jobIDs, err
 }
 
 // stateDeleted stands in the last event of a source server: it is gone. No API call shows it.
 const stateDeleted smc.SourceState = events.Deleted
 
-// EndDeleteSource removes a source server that is Deleting and has no job left; it reports whether it is gone.
-func (s *Store) EndDeleteSource(ctx context.Context, sourceID string) (gone bool, err error) {
-	err = s.writeEvents(ctx, func(tx *transaction) error {
-		gone = false
+// EndDeleteSource removes a source server that is Deleting and has no job left; any other stays.
+func (s *Store) EndDeleteSource(ctx context.Context, sourceID string) error {
+	return s.writeEvents(ctx, func(tx *transaction) error {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
 		if errors.Is(err, ErrNotFound) {
-			gone = true
 			return nil
 		}
 		if err != nil {
@@ -313,10 +309,8 @@ func (s *Store) EndDeleteSource(ctx context.Context, sourceID string) (gone bool
 				return err
 			}
 		}
-		gone = true
 		return nil
 	})
-	return gone, err
 }
 
 // DeletingSources returns the source servers that are Deleting.
@@ -334,5 +328,5 @@ func (s *Store) JobIDsOfSource(ctx context.Context, sourceID string) ([]string, 
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, func(row rowScanner) (id string, err error) { return id, row.Scan(&id) })
+	return collect(rows, scanText)
 }

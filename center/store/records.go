@@ -125,6 +125,17 @@ type AccessToken struct {
 	CreatedAt                          time.Time
 }
 
+// Status is what the activation code is good for at a time.
+func (t *AccessToken) Status(now time.Time) smc.AccessTokenStatus {
+	switch {
+	case t.Disabled:
+		return smc.AccessTokenUnactivated
+	case now.After(t.CreatedAt.AddDate(0, 0, t.TTLDays)):
+		return smc.AccessTokenExpired
+	}
+	return smc.AccessTokenActivated
+}
+
 // Host is a transition host.
 type Host struct {
 	HostID, URL string

@@ -71,7 +71,7 @@ func (s *Store) Source(ctx context.Context, accountID, sourceID string) (*Source
 
 // SourceByToken returns the source server an agent token belongs to, or ErrNotFound.
 func (s *Store) SourceByToken(ctx context.Context, agentToken string) (*Source, error) {
-	return scanSource(s.db.QueryRowContext(ctx, selectSource+` WHERE token_hash = ?`, HashSecret(agentToken)))
+	return scanSource(s.db.QueryRowContext(ctx, selectSource+` WHERE token_hash = ?`, hashSecret(agentToken)))
 }
 
 // Heartbeat records that a source's agent lives and what its server looks like. A source that was Unavailable returns

@@ -754,7 +754,7 @@ func TestRegistration(t *testing.T) {
 
 	disabled := f.code(5)
 	require.NoError(t, f.write(f.ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(f.ctx, `UPDATE access_tokens SET disabled = 1 WHERE code_hash = ?`, HashSecret(disabled))
+		_, err := tx.ExecContext(f.ctx, `UPDATE access_tokens SET disabled = 1 WHERE code_hash = ?`, hashSecret(disabled))
 		return err
 	}))
 	_, err = register(disabled, "i5", "web5", 10)
