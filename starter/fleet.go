@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/fleet"
+	"github.com/drover/drover/smc"
 	"github.com/drover/drover/starter/progress"
 	"github.com/drover/drover/starter/table"
 )
@@ -478,13 +479,6 @@ func (f *fleets) list(ctx context.Context) error {
 	return t.Write(f.out, "")
 }
 
-func clock(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.Local().Format(time.DateTime)
-}
-
 // lives lists the newest life of every fleet, newest first.
 func (f *fleets) lives(ctx context.Context) (lives []*workflowpb.WorkflowExecutionInfo, err error) {
 	seen := map[string]bool{}
@@ -776,7 +770,7 @@ func chooseForCutOver(status *fleet.Status, servers []string) ([]fleet.Migration
 	if len(servers) == 0 {
 		for _, s := range status.Servers {
 			// A one-time job has its first image when it is Finished; one with an image that is not was incremental.
-			betweenRuns := s.Phase == fleet.PhaseWaiting && s.Status == "Waiting"
+			betweenRuns := s.Phase == fleet.PhaseWaiting && s.Status == string(smc.StatusWaiting)
 			if betweenRuns || s.Runs > 0 && slices.Contains([]fleet.Phase{
 				fleet.PhaseQueued, fleet.PhaseStarting, fleet.PhaseReplicate, fleet.PhaseBackoff, fleet.PhaseWaiting,
 			}, s.Phase) {

@@ -104,6 +104,14 @@ func (l *life) end(state enumspb.WorkflowExecutionStatus) {
 	close(l.closed)
 }
 
+// memoOf is the memo of a fleet whose manifest has that digest.
+func memoOf(t *testing.T, sum string) *commonpb.Memo {
+	t.Helper()
+	payload, err := converter.GetDefaultDataConverter().ToPayload(sum)
+	require.NoError(t, err)
+	return &commonpb.Memo{Fields: map[string]*commonpb.Payload{memoManifest: payload}}
+}
+
 func (f *frontend) env() map[string]string {
 	return map[string]string{temporalenv.Address: f.address}
 }

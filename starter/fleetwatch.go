@@ -266,25 +266,18 @@ func rankOf(phase fleet.Phase) int {
 
 // fit drops rows until at most that many are left, in their order; with most <= 0 all stay.
 func fit(rows []row, most int) []progress.State {
-	ranks := make([]int, len(rows))
-	for i, r := range rows {
-		ranks[i] = r.rank
+	kept := make([]int, len(rows))
+	for i := range kept {
+		kept[i] = i
 	}
-	slices.Sort(ranks)
-	limit, spare := 9, 0 // of that rank so many rows stay
-	if most > 0 && len(rows) > most {
-		limit = ranks[most]
-		spare = most - slices.Index(ranks, limit)
+	if most > 0 && most < len(rows) {
+		slices.SortStableFunc(kept, func(a, b int) int { return rows[a].rank - rows[b].rank })
+		kept = kept[:most]
+		slices.Sort(kept)
 	}
-	var states []progress.State
-	for _, r := range rows {
-		switch {
-		case r.rank > limit, r.rank == limit && limit < 9 && spare == 0:
-			continue
-		case r.rank == limit:
-			spare--
-		}
-		states = append(states, r.State)
+	states := make([]progress.State, len(kept))
+	for i, n := range kept {
+		states[i] = rows[n].State
 	}
 	return states
 }

@@ -292,7 +292,7 @@ func (c *cli) clientWithRegion() (*smc.Client, error) {
 		return nil, err
 	}
 	if client.RegionID() == "" { // neither the environment nor the profile names one
-		return nil, inputf("not set in the environment: %s", smc.EnvRegion)
+		return nil, inputf("not set in the environment: %s, the region that the job is to be in; drover-dev writes it to dev.env in its data directory", smc.EnvRegion)
 	}
 	return client, nil
 }

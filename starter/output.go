@@ -86,6 +86,14 @@ func localTime(s string) string {
 	if err != nil {
 		return s
 	}
+	return clock(t)
+}
+
+// clock renders a time in the time zone of the person who reads it; the zero time is a dash.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
 	return t.Local().Format(time.DateTime)
 }
 
