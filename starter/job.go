@@ -89,8 +89,9 @@ when no --data-disk is given. A job that is given no --valid-time expires in 30 
   drover job create --source db-1 --name db-1 --image-name db-1 --system-disk-size 40 --data-disk 1=200 \
       --run-once=false --frequency 12 --max-images 3 --start
   drover job create --source app-1 --name app-1 --image-name app-1 --system-disk-size 40 \
-      --replication-parameters '{"bandwidth_limit":50000,"compress_level":3}' --schedule 2030-01-31T02:00:00Z
-  drover job create --source web-2 --tag wave=1 --tag team=web --part 0_0=42949672960 --net-mode 2 --vswitch-id vsw-1`,
+      --replication-parameters '{"bandwidth_limit":50000,"compress_level":3}' --schedule +6h
+  drover job create --source web-2 --tag wave=1 --tag team=web --system-disk-size 40 --part 0_0=42949672960 \
+      --net-mode 2 --vswitch-id vsw-1`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.source == "" {

@@ -190,7 +190,7 @@ func (c *cli) tagListCommand() *cobra.Command {
 resources that have it are listed; with several, those that have all of them.`,
 		Example: `  drover tag list
   drover tag list --source web-1
-  drover tag list env=prod -o json | jq -r .[].ResourceId`,
+  drover tag list env=prod -o json | jq -r '.[].ResourceId'`,
 		Args: optionalArgs(leastArgs("TAG")),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := on.check(cmd, false); err != nil {
