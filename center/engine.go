@@ -64,37 +64,34 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := t.ask(ctx, jobID, update, requestID, argument)
-		if smc.CodeOf(err) == workflows.TypeContinuesAsNew { // its next run takes the request
-			select {
-			case <-time.After(pause):
-				continue
-			case <-ctx.Done():
-				return smc.Errorf(smc.CodeServiceUnavailable, "%s of job %s was not taken within %s: send it again", update, jobID, updateTimeout)
+		why := "its workflow has not taken it" // if it continues as new: its next run takes the request
+		switch smc.CodeOf(err) {
+		case workflows.TypeContinuesAsNew:
+		case smc.CodeReplicationJobInvalidStatus:
+			job, lookErr := t.Store.JobByID(ctx, jobID)
+			switch {
+			case errors.Is(lookErr, store.ErrNotFound):
+				return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+			case lookErr != nil:
+				// Whether the entity is right or behind, only the record could tell.
+				return fmt.Errorf("%s of job %s was not carried out, and its record cannot be read: %w", update, jobID, lookErr)
 			}
-		}
-		if smc.CodeOf(err) != smc.CodeReplicationJobInvalidStatus {
+			state := smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
+			if smc.Allowed(smc.Trigger(update), state) != nil {
+				return err
+			}
+			if state.Queued { // an entity that does not know of it learns so
+				_ = t.ask(ctx, jobID, workflows.UpdateAdmit, newRequestID(), workflows.AdmitRequest{Ticket: job.Queue.Ticket})
+			}
+			why = fmt.Sprintf("the job is %s, and its workflow has not heard of it", job.Status)
+		default:
 			return err
-		}
-		job, lookErr := t.Store.JobByID(ctx, jobID)
-		switch {
-		case errors.Is(lookErr, store.ErrNotFound):
-			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
-		case lookErr != nil:
-			// Whether the entity is right or behind, only the record could tell.
-			return fmt.Errorf("%s of job %s was not carried out, and its record cannot be read: %w", update, jobID, lookErr)
-		}
-		state := smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
-		if smc.Allowed(smc.Trigger(update), state) != nil {
-			return err
-		}
-		if state.Queued { // an entity that does not know of it learns so
-			_ = t.ask(ctx, jobID, workflows.UpdateAdmit, newRequestID(), workflows.AdmitRequest{Ticket: job.Queue.Ticket})
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), smc.Errorf(smc.CodeServiceUnavailable,
-				"%s of job %s was not carried out: the job is %s, and its workflow has not heard of it within %s; send it again", update, jobID, job.Status, updateTimeout))
+				"%s of job %s was not carried out: %s within %s; send it again", update, jobID, why, updateTimeout))
 		}
 	}
 }

@@ -26,6 +26,7 @@ type temporalClient struct {
 	inputs   []workflows.JobInput
 	startErr error
 	updates  []client.UpdateWorkflowOptions
+	updated  func(n int) // may be nil
 	// outcomes are what the updates end with, in order: an error of the call, or one of the handler.
 	calls, handlers []error
 }
@@ -45,6 +46,9 @@ func next(queue *[]error) (err error) {
 
 func (c *temporalClient) UpdateWorkflow(_ context.Context, options client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error) {
 	c.updates = append(c.updates, options)
+	if c.updated != nil {
+		c.updated(len(c.updates))
+	}
 	if err := next(&c.calls); err != nil {
 		return nil, err
 	}
@@ -179,6 +183,24 @@ func TestUpdateOfAnEntityThatStaysBehind(t *testing.T) {
 	err := engine.Update(ctx, job, workflows.UpdateStart, "R1", struct{}{})
 	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
 	require.Contains(t, err.Error(), "the job is Ready")
+}
+
+// An entity that goes on continuing as new does not keep the caller for longer than he waits.
+func TestUpdateOfAnEntityThatContinuesAsNew(t *testing.T) {
+	f := newFixture(t)
+	engine, c := newTemporalEngine(f)
+	for range 100 {
+		c.calls = append(c.calls, temporal.NewApplicationError("ask again", workflows.TypeContinuesAsNew))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c.updated = func(n int) {
+		if n == 2 {
+			cancel()
+		}
+	}
+	err := engine.Update(ctx, "j-1", workflows.UpdateStart, "R1", struct{}{})
+	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
+	require.ErrorIs(t, err, context.Canceled, "a caller that went away is told from a center that did not answer")
 }
 
 func TestUpdateOfAJobThatIsGone(t *testing.T) {
