@@ -17,8 +17,8 @@ import (
 // Types of resources that policies name. CONTRACT knows the first two; the others are ours, for our own operations and
 // for the audit log.
 const (
-	typeSource    = "sourceserver"
-	typeJob       = "replicationjob"
+	typeSource    = smc.ResourceTypeSourceServer
+	typeJob       = smc.ResourceTypeReplicationJob
 	typeKey       = "accesskey"
 	typeAudit     = "auditrecord"
 	typeToken     = "accesstoken"

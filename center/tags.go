@@ -12,11 +12,7 @@ import (
 
 func (e *Endpoint) registerTags() {
 	serve(e, smc.TagResources, func(ctx context.Context, c *call, r *smc.TagResourcesRequest) (*smc.TagResourcesResult, error) {
-		var tags []smc.Tag
-		for _, tag := range r.Tag {
-			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
-		}
-		return &smc.TagResourcesResult{}, e.Store.TagResources(ctx, c.accountID, strings.ToLower(r.ResourceType), r.ResourceID, tags)
+		return &smc.TagResourcesResult{}, e.Store.TagResources(ctx, c.accountID, strings.ToLower(r.ResourceType), r.ResourceID, smc.TagsOf(r.Tag))
 	})
 	serve(e, smc.UntagResources, func(ctx context.Context, c *call, r *smc.UntagResourcesRequest) (*smc.UntagResourcesResult, error) {
 		if len(r.TagKey) == 0 && !value(r.All) {

@@ -12,11 +12,7 @@ func (e *Endpoint) registerWorkgroups() {
 		if value(r.Name) == "" {
 			return nil, smc.Errorf("MissingName", "Name is missing: a workgroup has one")
 		}
-		var tags []smc.Tag
-		for _, tag := range r.Tag {
-			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
-		}
-		id, err := e.Store.CreateWorkgroup(ctx, store.Workgroup{AccountID: c.accountID, Name: *r.Name, Description: value(r.Description)}, value(r.ClientToken), smc.CreateWorkgroup.Fingerprint(r), tags)
+		id, err := e.Store.CreateWorkgroup(ctx, store.Workgroup{AccountID: c.accountID, Name: *r.Name, Description: value(r.Description)}, value(r.ClientToken), smc.CreateWorkgroup.Fingerprint(r), smc.TagsOf(r.Tag))
 		if err == nil {
 			c.touched(e.resource(c, typeWorkgroup, id))
 		}

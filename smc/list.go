@@ -110,6 +110,15 @@ type TagParameter struct {
 	Value *string `smc:"Value,maxlen=128"`
 }
 
+// TagsOf returns the tags that the parameters of a request name; one without a value has the empty one.
+func TagsOf(parameters []TagParameter) []Tag {
+	tags := make([]Tag, len(parameters))
+	for i, p := range parameters {
+		tags[i] = Tag{Key: deref(p.Key), Value: deref(p.Value)}
+	}
+	return tags
+}
+
 // TagFilter is a tag to filter by: an entry matches when it has the key and, if a value is given, that value.
 type TagFilter struct {
 	Key   *string `smc:"Key,maxlen=128"`

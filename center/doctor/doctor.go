@@ -56,29 +56,22 @@ type Limits struct {
 	Fresh time.Duration
 }
 
-func orDefault[T cmp.Ordered](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 func (l *Limits) fill() {
-	orDefault(&l.Skew, 5*time.Second)
-	orDefault(&l.FreePercent, 5)
-	orDefault(&l.Queued, time.Hour)
-	orDefault(&l.Trouble, 10*time.Minute)
-	orDefault(&l.Unpublished, time.Minute)
-	orDefault(&l.Stalled, 10*time.Minute)
-	orDefault(&l.WorkflowTask, time.Minute)
-	orDefault(&l.Attempts, 10)
-	orDefault(&l.Certificate, 7*24*time.Hour)
-	orDefault(&l.Backup, 7*24*time.Hour)
-	orDefault(&l.Presence, 90*time.Second)
-	orDefault(&l.Swept, time.Hour)
-	orDefault(&l.OrphanStuck, 24*time.Hour)
-	orDefault(&l.Settle, 6*time.Second)
-	orDefault(&l.Fresh, time.Minute)
+	l.Skew = cmp.Or(l.Skew, 5*time.Second)
+	l.FreePercent = cmp.Or(l.FreePercent, 5)
+	l.Queued = cmp.Or(l.Queued, time.Hour)
+	l.Trouble = cmp.Or(l.Trouble, 10*time.Minute)
+	l.Unpublished = cmp.Or(l.Unpublished, time.Minute)
+	l.Stalled = cmp.Or(l.Stalled, 10*time.Minute)
+	l.WorkflowTask = cmp.Or(l.WorkflowTask, time.Minute)
+	l.Attempts = cmp.Or(l.Attempts, 10)
+	l.Certificate = cmp.Or(l.Certificate, 7*24*time.Hour)
+	l.Backup = cmp.Or(l.Backup, 7*24*time.Hour)
+	l.Presence = cmp.Or(l.Presence, 90*time.Second)
+	l.Swept = cmp.Or(l.Swept, time.Hour)
+	l.OrphanStuck = cmp.Or(l.OrphanStuck, 24*time.Hour)
+	l.Settle = cmp.Or(l.Settle, 6*time.Second)
+	l.Fresh = cmp.Or(l.Fresh, time.Minute)
 }
 
 // Config says what to look at. What is nil is not looked at.
