@@ -113,7 +113,7 @@ type operation struct {
 
 func (c *cli) listOperations(cmd *cobra.Command, args []string, params url.Values) error {
 	if len(params) > 0 {
-		return usagef("%s: --list and parameters exclude each other", cmd.CommandPath())
+		return usagef("--list and parameters exclude each other")
 	}
 	declared := smc.Operations()
 	if len(args) > 0 {
@@ -122,7 +122,7 @@ func (c *cli) listOperations(cmd *cobra.Command, args []string, params url.Value
 		}
 		declared = slices.DeleteFunc(declared, func(op smc.AnyOperation) bool { return op.Name() != args[0] })
 		if len(declared) == 0 {
-			return usagef("%s: no operation %q is known; --list without it shows those there are", cmd.CommandPath(), args[0])
+			return usagef("no operation %q is known; --list without it shows those there are", args[0])
 		}
 	}
 	operations := make([]operation, len(declared))

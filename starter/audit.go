@@ -23,9 +23,9 @@ func (c *cli) auditCommand() *cobra.Command {
   drover audit list --operation DeleteReplicationJob --since 2026-01-31T00:00:00Z
   drover audit list --outcome Forbidden.Unauthorized`,
 		Args: exactArgs(),
-		PreRunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if limit < 1 {
-				return usagef("%s: --limit must be 1 or more", cmd.CommandPath())
+				return usagef("--limit must be 1 or more")
 			}
 			return nil
 		},

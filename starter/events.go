@@ -199,7 +199,7 @@ who may use these consumers and nothing else sees that account alone: deploy/nat
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if account == "" {
-				return usagef("%s: --account is missing", cmd.CommandPath())
+				return usagef("--account is missing")
 			}
 			return c.changeObserver(cmd.Context(), args[0], "made on", func(ctx context.Context, js jetstream.JetStream) ([]string, error) {
 				return events.AddObserver(ctx, js, args[0], account)

@@ -97,7 +97,7 @@ keepJob. Those of defaults hold for every server that does not say otherwise.`,
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
-				return usagef("%s: -f FILE is missing", cmd.CommandPath())
+				return usagef("-f FILE is missing")
 			}
 			if watch && dryRun {
 				return usagef("--watch and --dry-run exclude each other")

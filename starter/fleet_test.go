@@ -339,8 +339,8 @@ func dcExitEnds(state fleet.State) fleet.Status {
 func TestFleetWrongUsage(t *testing.T) {
 	f := newFrontend(t, &life{name: "dc-exit", statuses: []fleet.Status{dcExit()}})
 	for _, test := range []struct{ args, want string }{
-		{"fleet", "drover fleet needs a command"},
-		{"fleet nope", `no command "nope"`},
+		{"fleet", "drover fleet: a command is missing"},
+		{"fleet nope", `no command is called "nope"`},
 		{"fleet apply", "-f FILE is missing"},
 		{"fleet apply -f /does/not/exist", "no such file"},
 		{"fleet apply -f - --watch --dry-run", "exclude each other"},

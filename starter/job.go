@@ -95,7 +95,7 @@ when no --data-disk is given. A job that is given no --valid-time expires in 30 
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.source == "" {
-				return usagef("%s: --source SOURCE is missing", cmd.CommandPath())
+				return usagef("--source SOURCE is missing")
 			}
 			optional(cmd.Flags().Changed("run-once"), &req.RunOnce, f.runOnce)
 			if err := f.parameters.read(time.Now()); err != nil {

@@ -46,7 +46,7 @@ job when it was made cannot change.
 				return err
 			}
 			if len(smc.ModifyReplicationJobAttribute.Encode(req)) == 0 {
-				return usagef("%s: nothing to change is given", cmd.CommandPath())
+				return usagef("nothing to change is given")
 			}
 			client, err := c.client()
 			if err != nil {

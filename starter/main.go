@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case errors.As(err, &ended):
 		return ended.code
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "drover: %v\n\n%s", err, usageOf(called))
+		fmt.Fprintf(stderr, "%s: %v\n\n%s", called.CommandPath(), err, usageOf(called))
 		return exitUsage
 	case errors.As(err, &input):
 		fmt.Fprintln(stderr, "drover:", err)
@@ -177,26 +177,26 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 func needsCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usagef("%s needs a command", cmd.CommandPath())
+		return usagef("a command is missing")
 	}
 	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-		return usagef("%s has no command %q; did you mean %s?", cmd.CommandPath(), args[0], strings.Join(like, " or "))
+		return usagef("no command is called %q; did you mean %s?", args[0], strings.Join(like, " or "))
 	}
-	return usagef("%s has no command %q", cmd.CommandPath(), args[0])
+	return usagef("no command is called %q", args[0])
 }
 
 // exactArgs demands that many arguments, named for the message.
 func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
+	return func(_ *cobra.Command, args []string) error {
 		switch {
 		case len(args) < len(names):
-			return usagef("%s: %s is missing", cmd.CommandPath(), names[len(args)])
+			return usagef("%s is missing", names[len(args)])
 		case len(args) > len(names):
-			return usagef("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)])
+			return usagef("unexpected argument %q", args[len(names)])
 		}
 		for i, arg := range args {
 			if arg == "" {
-				return usagef("%s: %s is empty", cmd.CommandPath(), names[i])
+				return usagef("%s is empty", names[i])
 			}
 		}
 		return nil
@@ -211,7 +211,7 @@ func leastArgs(names ...string) cobra.PositionalArgs {
 		}
 		for _, arg := range args {
 			if arg == "" {
-				return usagef("%s: an argument is empty", cmd.CommandPath())
+				return usagef("an argument is empty")
 			}
 		}
 		return nil

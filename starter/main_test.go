@@ -152,11 +152,11 @@ func parse[T any](t *testing.T, o outcomeOf) (v T) {
 func TestWrongUsage(t *testing.T) {
 	e := newEndpoint(t)
 	for _, test := range []struct{ args, want string }{
-		{"", "needs a command"},
-		{"nope", `no command "nope"`},
-		{"job", "drover job needs a command"},
-		{"job nope", `no command "nope"`},
-		{"job start", "JOB is missing"},
+		{"", "drover: a command is missing"},
+		{"nope", `drover: no command is called "nope"`},
+		{"job", "drover job: a command is missing"},
+		{"job nope", `drover job: no command is called "nope"`},
+		{"job start", "drover job start: JOB is missing"},
 		{"job start a b", `unexpected argument "b"`},
 		{"job list -o xml", "must be table or json"},
 		{"job list --bogus", "unknown flag"},

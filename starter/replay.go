@@ -32,7 +32,7 @@ replay", which must be beside this program or on the PATH.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from == "" {
-				return usagef("%s: --from is missing", cmd.CommandPath())
+				return usagef("--from is missing")
 			}
 			args := []string{"events", "replay", "--from", from}
 			if newStream {

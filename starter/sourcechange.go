@@ -35,9 +35,9 @@ SOURCE is an id or a name.`,
 
 // needsChange refuses a command that renames or describes a thing and is told neither.
 func needsChange(name, description **string) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) error {
+	return func(*cobra.Command, []string) error {
 		if *name == nil && *description == nil {
-			return usagef("%s: nothing to change is given: --name or --description", cmd.CommandPath())
+			return usagef("nothing to change is given: --name or --description")
 		}
 		return nil
 	}

@@ -24,12 +24,12 @@ func (r *tagged) flags(cmd *cobra.Command) {
 }
 
 // check holds the flags to their rules. Its errors are of usage.
-func (r *tagged) check(cmd *cobra.Command, needed bool) error {
+func (r *tagged) check(needed bool) error {
 	switch {
 	case len(r.sources) > 0 && len(r.jobs) > 0:
 		return usagef("--source and --job exclude each other")
 	case needed && len(r.sources)+len(r.jobs) == 0:
-		return usagef("%s: --source SOURCE or --job JOB is missing", cmd.CommandPath())
+		return usagef("--source SOURCE or --job JOB is missing")
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ takes the new value. A resource has 20 tags at most. -o json prints the tags tha
   drover tag add wave=1 --job web-1`,
 		Args: leastArgs("TAG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := on.check(cmd, true); err != nil {
+			if err := on.check(true); err != nil {
 				return err
 			}
 			tags, err := parseTags(args)
@@ -135,7 +135,7 @@ func (c *cli) tagRemoveCommand() *cobra.Command {
 					return err
 				}
 			}
-			if err := on.check(cmd, true); err != nil {
+			if err := on.check(true); err != nil {
 				return err
 			}
 			done := "untagged " + strings.Join(args, ", ")
@@ -193,7 +193,7 @@ resources that have it are listed; with several, those that have all of them.`,
   drover tag list env=prod -o json | jq -r '.[].ResourceId'`,
 		Args: optionalArgs(leastArgs("TAG")),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := on.check(cmd, false); err != nil {
+			if err := on.check(false); err != nil {
 				return err
 			}
 			filter, err := filterTags(args).filter()

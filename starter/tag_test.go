@@ -97,7 +97,7 @@ func TestTagList(t *testing.T) {
 func TestTagUsage(t *testing.T) {
 	e := tagEndpoint(t)
 	for args, want := range map[string]string{
-		"tag":                               "needs a command",
+		"tag":                               "a command is missing",
 		"tag add":                           "TAG is missing",
 		"tag add a=b":                       "--source SOURCE or --job JOB is missing",
 		"tag add a=b --source a --job b":    "exclude each other",

@@ -73,7 +73,7 @@ func (c *cli) workgroupCreateCommand() *cobra.Command {
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if req.Name == nil {
-				return usagef("%s: --name NAME is missing", cmd.CommandPath())
+				return usagef("--name NAME is missing")
 			}
 			var err error
 			if req.Tag, err = parseTags(tags); err != nil {
