@@ -23,6 +23,7 @@ import (
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 )
@@ -74,7 +75,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, root: t.TempDir(), disk: filepath.Join(t.TempDir(), "disk.raw"), log: zaptest.NewLogger(t, zaptest.Level(zapcore.ErrorLevel))}
 	var err error
-	f.database = "sqlite://" + filepath.Join(t.TempDir(), "center.db")
+	f.database = storetest.Migrated(t, store.Open)
 	f.record, err = store.Open(t.Context(), f.database)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, f.record.Close()) })

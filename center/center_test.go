@@ -133,7 +133,7 @@ func (c *calls) take() (calls []Call) {
 
 func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
 	t.Helper()
-	database := storetest.URL(t)
+	database := storetest.Migrated(t, store.Open)
 	record, err := store.Open(t.Context(), database)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, record.Close()) })

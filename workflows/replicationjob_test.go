@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +22,7 @@ import (
 	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/smc"
 )
 
@@ -56,7 +56,7 @@ func newRecord(t *testing.T, frequency int, changes ...func(*smc.CreateReplicati
 	t.Helper()
 	r := &record{t: t}
 	var err error
-	r.Store, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "center.db"), store.WithClock(r.now))
+	r.Store, err = store.Open(t.Context(), storetest.Migrated(t, store.Open), store.WithClock(r.now))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
 	require.NoError(t, r.HostHeartbeat(t.Context(), testHost, "http://host"))

@@ -52,7 +52,7 @@ func must[T any](t *testing.T) func(T, error) T {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, ctx: t.Context(), url: storetest.URL(t), root: filepath.Join(t.TempDir(), "host"), hostID: "i-host"}
+	s := &site{t: t, ctx: t.Context(), url: storetest.Migrated(t, store.Open), root: filepath.Join(t.TempDir(), "host"), hostID: "i-host"}
 	s.sealer = must[*store.Sealer](t)(store.NewSealer(bytes.Repeat([]byte{7}, 32)))
 	s.record = s.open(s.url)
 	require.NoError(t, os.MkdirAll(s.root, 0o700))

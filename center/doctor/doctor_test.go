@@ -46,7 +46,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, url: storetest.URL(t)}
+	f := &fixture{t: t, url: storetest.Migrated(t, store.Open)}
 	record, err := store.Open(t.Context(), f.url, store.WithClock(f.now))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, record.Close()) })

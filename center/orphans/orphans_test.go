@@ -44,7 +44,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, root: t.TempDir(), url: storetest.URL(t), now: time.Now().UTC().Truncate(time.Millisecond)}
+	f := &fixture{t: t, root: t.TempDir(), url: storetest.Migrated(t, store.Open), now: time.Now().UTC().Truncate(time.Millisecond)}
 	clock := func() time.Time { return f.now }
 	record, err := store.Open(t.Context(), f.url, store.WithClock(clock))
 	require.NoError(t, err)

@@ -59,7 +59,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{
 		t: t, ctx: t.Context(), clock: &clock{now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)},
-		url: storetest.URL(t),
+		url: storetest.Migrated(t, Open),
 	}
 	f.Store = f.open()
 	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
