@@ -497,7 +497,10 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 	every, patience := watchEvery, newPatience()
 	var last *smc.DescribeReplicationJobDetailsResult
 	for {
-		d, coarse, err := liveDetail(ctx, client, job.JobID)
+		// One that hangs is as good as one that is away: the retries of one call would outlast all patience.
+		asking, cancel := context.WithTimeout(ctx, silence)
+		d, coarse, err := liveDetail(asking, client, job.JobID)
+		cancel()
 		switch {
 		case err == nil:
 			patience.answered()
