@@ -10,6 +10,7 @@ import (
 	"errors"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/drover/drover/center/store"
@@ -44,15 +45,41 @@ type StartDueRunInput struct {
 	Due   time.Time // when the start was due
 }
 
+// NameStartDueRun is the name of StartDueRun in Temporal.
+const NameStartDueRun = "StartDueRun"
+
 // StartDueRun is StartRun at a time that has come. A source that is Unavailable and a transition host that is not there are
-// waited for (CONTRACT: a start that is due while the source is Unavailable): these failures are retried.
+// waited for (CONTRACT: a start that is due while the source is Unavailable): these failures are retried, at intervals that this activity
+// chooses. The center has it tried at once when what it waits for is back.
 func (a *Jobs) StartDueRun(ctx context.Context, in StartDueRunInput) (*store.RunStart, error) {
 	start, err := a.Store.StartDueRun(ctx, in.JobID, in.Key, in.Due)
-	if code := smc.CodeOf(err); code == smc.CodeSourceServerStateInvalid || code == smc.CodeTransitionHostUnavailable {
+	var waits *store.WaitError
+	if errors.As(err, &waits) {
 		// Benign: it is no failure that is to be logged at every try of every job.
-		return nil, temporal.NewApplicationErrorWithOptions(err.Error(), code, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+		return nil, temporal.NewApplicationErrorWithOptions(err.Error(), smc.CodeOf(err), temporal.ApplicationErrorOptions{
+			Category: temporal.ApplicationErrorCategoryBenign, NextRetryDelay: untilNextTry(activity.GetInfo(ctx).Attempt, waits.UntilPoint),
+		})
 	}
 	return start, applicationError(err)
+}
+
+// How long a due start that waits is left alone after a try: it doubles from the first to the last.
+const (
+	firstDuePause = 30 * time.Second
+	lastDuePause  = 10 * time.Minute
+)
+
+// untilNextTry is how long a due start waits after its nth try. The next point of the grid is not slept over: what waits changes there,
+// and is not to be taken for a point that nobody looked at.
+func untilNextTry(n int32, untilPoint time.Duration) time.Duration {
+	pause := lastDuePause
+	if doublings := n - 1; doublings < 5 {
+		pause = min(firstDuePause<<doublings, lastDuePause)
+	}
+	if untilPoint > 0 {
+		pause = min(pause, untilPoint+time.Second)
+	}
+	return pause
 }
 
 // AdmitInput names a place in the queue of jobs that wait for a running slot.

@@ -67,6 +67,7 @@ func TestStartWhileTheSourceIsAway(t *testing.T) {
 	failure = applicationFailure(t, f.doJob(jobs.StartDueRun, due))
 	require.Equal(t, smc.CodeSourceServerStateInvalid, failure.Type())
 	require.False(t, failure.NonRetryable())
+	require.Equal(t, firstDuePause, failure.NextRetryDelay())
 	require.Contains(t, f.job(id).Info(), "waits")
 	due.JobID = "j-none"
 	require.True(t, applicationFailure(t, f.doJob(jobs.StartDueRun, due)).NonRetryable())
@@ -74,6 +75,15 @@ func TestStartWhileTheSourceIsAway(t *testing.T) {
 	require.Equal(t, TypeSuperseded, failure.Type(), "its ValidTime has not passed")
 	require.NoError(t, f.doJob(jobs.Expire, ExpireInput{JobID: id, Key: "expired", AsOf: time.Now().Add(smc.DefaultValidity)}))
 	require.Equal(t, smc.StatusExpired, f.job(id).Status)
+}
+
+// A start that waits for weeks is tried more and more seldom, and at each point of the grid.
+func TestTriesOfADueStart(t *testing.T) {
+	for try, want := range map[int32]time.Duration{1: 30 * time.Second, 2: time.Minute, 5: 8 * time.Minute, 6: 10 * time.Minute, 100_000: 10 * time.Minute} {
+		require.Equal(t, want, untilNextTry(try, 0))
+		require.Equal(t, want, untilNextTry(try, time.Hour))
+		require.Equal(t, 21*time.Second, untilNextTry(try, 20*time.Second), "a moment after the point")
+	}
 }
 
 func TestFinishCutOver(t *testing.T) {

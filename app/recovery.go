@@ -54,7 +54,7 @@ func Rebuild(ctx context.Context, config RebuildConfig, out io.Writer, log *zap.
 		return fmt.Errorf("reach Temporal at %s, namespace %s: %w", config.TemporalAddress, config.TemporalNamespace, err)
 	}
 	defer temporal.Close()
-	return config.rebuild(ctx, record, &center.TemporalEngine{Client: temporal, Store: record}, newReporter(out), log)
+	return config.rebuild(ctx, record, &center.TemporalEngine{Client: temporal, Namespace: config.TemporalNamespace, Store: record}, newReporter(out), log)
 }
 
 // rebuild is Rebuild with what a server has open already.

@@ -171,7 +171,7 @@ func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error 
 		return fmt.Errorf("temporal client: %w", err)
 	}
 	defer temporal.Close()
-	engine := &center.TemporalEngine{Client: temporal, Store: record}
+	engine := &center.TemporalEngine{Client: temporal, Namespace: config.TemporalNamespace, Store: record}
 	if config.RebuildEntities {
 		rebuild := RebuildConfig{Connections: config.Connections, RegionID: config.RegionID}
 		if err := rebuild.rebuild(ctx, record, engine, newReporter(io.Discard), log.Named("rebuild")); err != nil {

@@ -130,6 +130,7 @@ func newBench(b *testing.B) *bench {
 type idle struct{}
 
 func (idle) Begin(context.Context, string) error                       { return nil }
+func (idle) WakeDueStart(context.Context, string) error                { return nil }
 func (idle) Update(context.Context, string, string, string, any) error { return nil }
 
 // serveBare is the least that an endpoint has to do: it verifies the signature, records the nonce, and answers with as

@@ -63,6 +63,10 @@ func (e *engine) Begin(ctx context.Context, jobID string) error {
 	return e.store.MarkWorkflowStarted(ctx, jobID)
 }
 
+func (e *engine) WakeDueStart(_ context.Context, jobID string) error {
+	return e.begin("WakeDueStart "+jobID, &e.updates)
+}
+
 func (e *engine) Update(ctx context.Context, jobID, update, requestID string, argument any) error {
 	if err := e.begin(fmt.Sprintf("%s %s %+v", update, jobID, argument), &e.updates); err != nil {
 		return err
@@ -348,12 +352,12 @@ func TestCreateWithoutAnEngine(t *testing.T) {
 	source, _ := f.agent("web")
 	f.engine.fail = errors.New("Temporal is away")
 	job := f.create(source)
-	newBeginner(f.store, f.engine, zaptest.NewLogger(t)).sweep(t.Context())
+	beginMissing(t.Context(), newRounds(longestBeginPause), f.store, f.engine, zaptest.NewLogger(t))
 	missing, err := f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{job}, missing)
 	f.engine.fail = nil
-	newBeginner(f.store, f.engine, zaptest.NewLogger(t)).sweep(t.Context())
+	beginMissing(t.Context(), newRounds(longestBeginPause), f.store, f.engine, zaptest.NewLogger(t))
 	missing, err = f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, missing)

@@ -94,6 +94,8 @@ type Engine interface {
 	// Update asks the entity of a job to move it, and returns once the change is in the store. requestID makes
 	// it idempotent. Refusals are *smc.Error.
 	Update(ctx context.Context, jobID, update, requestID string, argument any) error
+	// WakeDueStart has the start of a job that is due and waits tried now. A job without one is no error.
+	WakeDueStart(ctx context.Context, jobID string) error
 }
 
 // Endpoint serves the SMC API at / and the agent API below /agent/v1/.

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"time"
 
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
@@ -22,7 +25,9 @@ const updateTimeout = 20 * time.Second
 // TemporalEngine moves jobs through their entity workflows.
 type TemporalEngine struct {
 	Client client.Client
-	Store  *store.Store
+	// Namespace is that of Client.
+	Namespace string
+	Store     *store.Store
 }
 
 var _ Engine = (*TemporalEngine)(nil)
@@ -140,4 +145,23 @@ func (t *TemporalEngine) update(ctx context.Context, jobID, update, requestID st
 		return err
 	}
 	return handle.Get(ctx, nil)
+}
+
+// WakeDueStart implements Engine. It leaves nothing in the entity's history.
+func (t *TemporalEngine) WakeDueStart(ctx context.Context, jobID string) error {
+	_, err := t.Client.WorkflowService().ResetActivity(ctx, &workflowservice.ResetActivityRequest{
+		Namespace: t.Namespace, Execution: &commonpb.WorkflowExecution{WorkflowId: workflows.JobID(jobID)},
+		Activity: &workflowservice.ResetActivityRequest_Type{Type: activities.NameStartDueRun},
+	})
+	var none *serviceerror.NotFound
+	var old *serviceerror.Unimplemented
+	switch {
+	case errors.As(err, &none): // it moved meanwhile
+		return nil
+	case errors.As(err, &old):
+		return fmt.Errorf("the Temporal server is older than 1.28 and cannot have an activity tried early: %w", err)
+	case err != nil:
+		return fmt.Errorf("wake the due start of job %s: %w", jobID, err)
+	}
+	return nil
 }

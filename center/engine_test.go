@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/grpc"
 
 	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/store"
@@ -27,6 +30,7 @@ type temporalClient struct {
 	startErr error
 	updates  []client.UpdateWorkflowOptions
 	updated  func(n int) // may be nil
+	service  *workflowService
 	// outcomes are what the updates end with, in order: an error of the call, or one of the handler.
 	calls, handlers []error
 }
@@ -61,6 +65,37 @@ type updateHandle struct {
 }
 
 func (h updateHandle) Get(context.Context, any) error { return h.err }
+
+// workflowService is Temporal's API beneath the client.
+type workflowService struct {
+	workflowservice.WorkflowServiceClient
+	reset    *workflowservice.ResetActivityRequest
+	resetErr error
+}
+
+func (c *temporalClient) WorkflowService() workflowservice.WorkflowServiceClient { return c.service }
+
+func (s *workflowService) ResetActivity(_ context.Context, request *workflowservice.ResetActivityRequest, _ ...grpc.CallOption) (*workflowservice.ResetActivityResponse, error) {
+	s.reset = request
+	return nil, s.resetErr
+}
+
+func TestEngineWakesADueStart(t *testing.T) {
+	service := &workflowService{}
+	engine := &TemporalEngine{Client: &temporalClient{service: service}, Namespace: "drover"}
+	require.NoError(t, engine.WakeDueStart(t.Context(), "j-1"))
+	require.Equal(t, "drover", service.reset.GetNamespace())
+	require.Equal(t, "job/j-1", service.reset.GetExecution().GetWorkflowId())
+	_, known := reflect.TypeFor[*activities.Jobs]().MethodByName(service.reset.GetType())
+	require.True(t, known, "%s is an activity", service.reset.GetType())
+
+	service.resetErr = serviceerror.NewNotFound("no such activity")
+	require.NoError(t, engine.WakeDueStart(t.Context(), "j-1"), "it moved meanwhile")
+	service.resetErr = serviceerror.NewUnimplemented("unknown method")
+	require.ErrorContains(t, engine.WakeDueStart(t.Context(), "j-1"), "older than 1.28")
+	service.resetErr = errors.New("no connection")
+	require.ErrorContains(t, engine.WakeDueStart(t.Context(), "j-1"), "job j-1")
+}
 
 func newTemporalEngine(f *fixture) (*TemporalEngine, *temporalClient) {
 	c := &temporalClient{}

@@ -182,7 +182,7 @@ func (e *entity) rest(ctx workflow.Context) error {
 }
 
 // awaitDue starts the next due run when its time comes, in the background. While the source is Unavailable the start
-// is attempted again and again by the activity's retries, which leave no history.
+// is attempted again and again by the activity's retries, which leave no history; how often, the activity says.
 func (e *entity) awaitDue(ctx workflow.Context) {
 	at, ok := e.Schedule.Due(e.Status)
 	if !ok {

@@ -694,7 +694,7 @@ func TestDueStartWaitsForItsSource(t *testing.T) {
 	s.at(time.Hour+4*time.Minute-10*time.Second, func() { waiting = s.job(); s.online() })
 	require.NoError(t, s.runUntil(5*time.Hour))
 	require.Equal(t, smc.StatusReady, waiting.Status)
-	require.Equal(t, 9, s.attempts["StartDueRun"], "every half a minute")
+	require.Equal(t, 5, s.attempts["StartDueRun"], "after half a minute, and then more and more seldom")
 	require.Len(t, s.ids["StartDueRun"], 1, "attempts of one activity: they leave no history")
 	require.Equal(t, smc.StatusFinished, s.job().Status)
 }

@@ -222,7 +222,7 @@ func (x *examination) found(kinds ...string) bool {
 
 // engine reaches the entities of jobs.
 func (x *examination) engine() *center.TemporalEngine {
-	return &center.TemporalEngine{Client: x.Temporal, Store: x.Record}
+	return &center.TemporalEngine{Client: x.Temporal, Namespace: x.Namespace, Store: x.Record}
 }
 
 // wait returns after a time, or with the error of ctx.

@@ -34,7 +34,7 @@ const (
 )
 
 // waiting are activities whose failures are how they wait, or that the job's StatusInfo tells of.
-var waiting = []string{"StartDueRun", "AwaitJob", "WatchMigrations", "Prepare", "Sync", "Process", "Clean"}
+var waiting = []string{activities.NameStartDueRun, "AwaitJob", "WatchMigrations", "Prepare", "Sync", "Process", "Clean"}
 
 // temporal examines the workflows of the center and of fleets, and the queues of their workers.
 func (x *examination) temporal(ctx context.Context, known bool) {

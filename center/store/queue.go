@@ -109,11 +109,13 @@ func slots(ctx context.Context, q reader, accountID string) (running, quota int,
 	return running, quota, err
 }
 
-// ready are the queued jobs that could run at once. One whose source is away, or for which there is no transition host,
-// keeps its place and is passed over; a job that has begun needs the host that holds its staging. Its argument is the time since
-// when a host must have reported.
-const ready = ` FROM replication_jobs j JOIN source_servers s ON s.source_id = j.source_id
-	WHERE j.queue_number > 0 AND s.state IN ('Available', 'InUse') AND EXISTS (SELECT 1 FROM hosts h WHERE h.heartbeat_at >= ? AND (j.host_id = '' OR j.host_id = h.host_id))`
+// able are the jobs whose source and transition host are there; a job that has begun needs the host that holds its staging. Its
+// argument is the time since when a host must have reported.
+const able = ` FROM replication_jobs j JOIN source_servers s ON s.source_id = j.source_id
+	WHERE s.state IN ('Available', 'InUse') AND EXISTS (SELECT 1 FROM hosts h WHERE h.heartbeat_at >= ? AND (j.host_id = '' OR j.host_id = h.host_id))`
+
+// ready are the queued jobs that could run at once. One that is not able keeps its place and is passed over.
+const ready = able + ` AND j.queue_number > 0`
 
 // mostUnanswered is how often the entity of a queued job may leave unanswered that its turn has come before those behind it go first.
 const mostUnanswered = 3

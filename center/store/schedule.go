@@ -146,18 +146,46 @@ var errLapsed = errors.New("the job's ValidTime has passed: it expires instead o
 
 // StartDueRun makes a job Running because its time has come: it was due at the given time. While the source is Unavailable, no
 // transition host lives, or the job is about to expire, it does nothing but keep account of what is missed (CONTRACT: Grid):
-// it is to be called again and again. Errors: those of StartRun.
+// it is to be called again and again. Errors: those of StartRun; WaitError.
 func (s *Store) StartDueRun(ctx context.Context, jobID, key string, due time.Time) (*RunStart, error) {
 	start, err := s.start(ctx, jobID, key, Queue{Trigger: smc.TriggerSchedule, Type: smc.RunSchedule, Due: due})
 	if code := smc.CodeOf(err); code != smc.CodeSourceServerStateInvalid && code != smc.CodeTransitionHostUnavailable {
 		return start, err
 	}
-	return nil, errors.Join(err, s.dueStartWaits(ctx, jobID, due, smc.CodeOf(err)))
+	waits := &WaitError{Err: err}
+	waits.UntilPoint, err = s.dueStartWaits(ctx, jobID, due, smc.CodeOf(err))
+	return nil, errors.Join(waits, err)
 }
 
-// dueStartWaits records what a due start waits for, and the points that are missed by now. It writes only what is new.
-func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, code string) error {
-	return s.write(ctx, func(tx *transaction) error {
+// WaitError says that a start that is due waits.
+type WaitError struct {
+	// Err is an *smc.Error that says for what: the source server, or a transition host.
+	Err error
+	// UntilPoint is how long it is until the next point of the job's grid, at which what waits changes; 0 when it has none.
+	UntilPoint time.Duration
+}
+
+// Error implements error.
+func (e *WaitError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *WaitError) Unwrap() error { return e.Err }
+
+// DueStartsToWake returns the jobs with a start that is due and was found waiting, and whose source server and transition host are there
+// now.
+func (s *Store) DueStartsToWake(ctx context.Context) ([]string, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT j.job_id`+able+` AND j.missed <> '' AND j.missed LIKE '%"WaitsFor"%' AND j.queue_number = 0
+		AND j.status IN ('Ready', 'Waiting')`, millis(s.now().Add(-hostAlive)))
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanText)
+}
+
+// dueStartWaits records what a due start waits for, and the points that are missed by now. It writes only what is new, and
+// returns WaitError's UntilPoint.
+func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, code string) (untilPoint time.Duration, err error) {
+	err = s.write(ctx, func(tx *transaction) error {
 		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
 		if err != nil {
 			return err
@@ -166,10 +194,14 @@ func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, 
 			return nil
 		}
 		before, known := job.Missed, job.Missed.points()
-		job.reckon(later(s.now().UTC(), due))
+		now := later(s.now().UTC(), due)
+		job.reckon(now)
+		if schedule := job.Schedule(); job.Status == smc.StatusWaiting && schedule.Frequency > 0 {
+			untilPoint = schedule.pointAfter(now).Sub(now)
+		}
 		// What waits is the newest point, or, when that counts as missed already, the run that makes up for it.
 		job.Missed.DueAt, job.Missed.WaitsFor = due, code
-		if _, last := job.Schedule().points(job.GridThrough, later(s.now().UTC(), due)); !last.IsZero() {
+		if _, last := job.Schedule().points(job.GridThrough, now); !last.IsZero() {
 			job.Missed.DueAt = last
 		}
 		if job.Missed == before {
@@ -184,4 +216,5 @@ func (s *Store) dueStartWaits(ctx context.Context, jobID string, due time.Time, 
 		}
 		return s.jobStays(ctx, tx, events.JobMissed, job)
 	})
+	return untilPoint, err
 }

@@ -268,6 +268,43 @@ func TestDueStartWithoutAHost(t *testing.T) {
 	require.Empty(t, f.job(id).Info())
 }
 
+// A start that waits is found as soon as what it waits for is there, and not before; one that is not due, or not known to wait, is not.
+func TestDueStartsToWake(t *testing.T) {
+	f := newFixture(t)
+	wakes := func() []string {
+		t.Helper()
+		ids, err := f.DueStartsToWake(f.ctx)
+		require.NoError(t, err)
+		return ids
+	}
+	scheduled := spec(f.source("web").SourceID)
+	start := smc.FormatTime(at(1))
+	scheduled.ScheduledStartTime = &start
+	source := f.source("db")
+	once, grid := f.create(scheduled), f.create(incremental(source.SourceID, 1))
+	f.run(grid, smc.TriggerStart)
+	require.Empty(t, wakes(), "nothing is due")
+	f.offline()
+	f.step(24 * time.Hour)
+	var waits *WaitError
+	require.ErrorAs(t, f.dueRun(once, at(1)), &waits)
+	require.Zero(t, waits.UntilPoint)
+	require.ErrorAs(t, f.dueRun(grid, f.due(grid)), &waits)
+	require.Equal(t, f.job(grid).Schedule().pointAfter(f.clock.read()).Sub(f.clock.read()), waits.UntilPoint)
+	require.Empty(t, wakes(), "their sources are away")
+
+	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+	require.NoError(t, f.Heartbeat(f.ctx, source.SourceID, source.Server))
+	require.Equal(t, []string{grid}, wakes())
+	f.clock.advance(2 * hostAlive)
+	require.NoError(t, f.HostHeartbeat(f.ctx, "i-other", hostURL))
+	require.Empty(t, wakes(), "the host that holds its staging is away")
+	require.NoError(t, f.HostHeartbeat(f.ctx, hostID, hostURL))
+	require.Equal(t, []string{grid}, wakes())
+	require.NoError(t, f.dueRun(grid, f.due(grid)))
+	require.Empty(t, wakes(), "it runs")
+}
+
 // A run of the grid needs the host that holds the staging of the job: it waits for it, as it does for the source.
 func TestDueStartWithoutItsHost(t *testing.T) {
 	f := newFixture(t)

@@ -11,12 +11,15 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 
+	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/process"
 	"github.com/drover/drover/test/stack"
+	"github.com/drover/drover/workflows"
 )
 
 // newSpreadWith starts a center of one process for each part, with variables of its own.
@@ -148,6 +151,41 @@ func TestTransitionHostThatGoesAway(t *testing.T) {
 	requireLittleTwice(t, a, done.Runs[0], nonZero(t, disk), 1)
 	s.exportSynced(done.Runs[0].ImageID, disk)
 	heard.requireStory(t, job, chain("Ready", oneRun, "Finished"))
+}
+
+// A start that is due while its source is away is tried by itself after half a minute, and more and more seldom; it is woken as soon as the
+// source is back. Neither leaves anything in the job's history.
+func TestDueStartIsWoken(t *testing.T) {
+	t.Parallel()
+	s := newCenter(t)
+	a := s.startAgent("web-1", makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 8*mib, mib, 2, 34))
+	job := s.createJob(a, "--schedule", "+5s")
+	a.Kill()
+	s.db(`UPDATE source_servers SET state = 'Unavailable'`)
+	s.await(job, "waiting for its source", func(d *smc.DescribeReplicationJobDetailsResult) bool {
+		return strings.Contains(d.StatusInfo, "waits: the source server is Unavailable")
+	})
+	require.NoError(t, a.Restart(within(t, slow)))
+	s.awaitStatus(job, smc.StatusFinished)
+
+	temporal, err := s.ConnectTemporal(t.Context())
+	require.NoError(t, err)
+	defer temporal.Close()
+	history := temporal.GetWorkflowHistory(t.Context(), workflows.JobID(job), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	starts := 0
+	var scheduled int64
+	for history.HasNext() {
+		event, err := history.Next()
+		require.NoError(t, err)
+		if event.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == activities.NameStartDueRun {
+			scheduled = event.GetEventId()
+		}
+		if started := event.GetActivityTaskStartedEventAttributes(); started.GetScheduledEventId() == scheduled && scheduled != 0 {
+			starts++
+			assert.EqualValues(t, 1, started.GetAttempt(), "it was woken: a try of its own would be the second")
+		}
+	}
+	assert.Equal(t, 1, starts)
 }
 
 // A run that does not fit is refused before it copies anything, with what is missing; with the room it needs it goes on. The agent is

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/smc"
 )
 
 // partEngine starts the entities of some jobs only.
@@ -47,8 +51,9 @@ func TestBeginMissing(t *testing.T) {
 	e := &partEngine{engine: f.engine, broken: ids[:broken], tries: map[string]int{}}
 	core, logs := observer.New(zap.InfoLevel)
 	now := time.Now()
-	b := newBeginner(f.store, e, zap.New(core))
-	b.now = func() time.Time { return now }
+	begins := newRounds(longestBeginPause)
+	begins.now = func() time.Time { return now }
+	sweep := func() { beginMissing(t.Context(), begins, f.store, e, zap.New(core)) }
 	missing := func() []string {
 		t.Helper()
 		ids, err := f.store.JobsWithoutWorkflow(t.Context())
@@ -58,7 +63,7 @@ func TestBeginMissing(t *testing.T) {
 
 	sweeps := func() { // no time passes
 		for range broken/rebuildParallel + 1 {
-			b.sweep(t.Context())
+			sweep()
 		}
 	}
 	sweeps()
@@ -83,32 +88,78 @@ func TestBeginMissing(t *testing.T) {
 		require.Equal(t, "the row is broken", said[0].ContextMap()["error"])
 	}
 
-	b.sweep(t.Context())
+	sweep()
 	require.Equal(t, 2, e.tries[ids[0]])
 	e.broken = nil
 	now = now.Add(longestBeginPause)
-	b.sweep(t.Context())
+	sweep()
 	require.Empty(t, missing())
-	b.sweep(t.Context())
-	require.Empty(t, b.failed, "nothing is kept of jobs that have their entities")
+	sweep()
+	require.Empty(t, begins.tried, "nothing is kept of jobs that have their entities")
 }
 
 // While nothing can be started a sweep does not try every job there is.
 func TestBeginMissingWithoutTemporal(t *testing.T) {
 	f := newFixture(t)
 	f.engine.fail = errors.New("Temporal is away")
-	const jobs = 4 * rebuildParallel
+	const jobs = 6 * rebuildParallel
 	for i := range jobs {
 		source, _ := f.agent(fmt.Sprint("web-", i))
 		f.create(source)
 	}
 	e := &partEngine{engine: f.engine, tries: map[string]int{}}
-	b := newBeginner(f.store, e, zap.NewNop())
-	b.sweep(t.Context())
-	require.Less(t, len(e.tries), jobs)
+	begins := newRounds(longestBeginPause)
+	sweep := func() { beginMissing(t.Context(), begins, f.store, e, zap.NewNop()) }
+	sweep()
+	require.Less(t, len(e.tries), jobs/2)
 	f.engine.fail = nil
-	b.sweep(t.Context())
+	sweep()
 	missing, err := f.store.JobsWithoutWorkflow(t.Context())
 	require.NoError(t, err)
-	require.Len(t, missing, len(b.failed), "all that did not fail before are started")
+	require.Less(t, len(missing), jobs/2, "those that did not fail before are started at once")
+}
+
+// A due start is woken as soon as its source is back; one that is woken and does not start is left alone for longer and longer.
+func TestWakeDueStarts(t *testing.T) {
+	f := newFixture(t)
+	source, agent := f.agent("web")
+	request := &smc.CreateReplicationJobRequest{SourceID: source, ScheduledStartTime: pointer(smc.FormatTime(time.Now().Add(time.Hour)))}
+	created, err := f.client.CreateReplicationJob(t.Context(), request)
+	require.NoError(t, err)
+	job := created.JobID
+	_, err = f.store.MarkOffline(t.Context(), time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	due := time.Now().Add(time.Hour)
+	_, err = f.store.StartDueRun(t.Context(), job, "due", due)
+	require.Equal(t, smc.CodeSourceServerStateInvalid, smc.CodeOf(err))
+
+	core, logs := observer.New(zap.InfoLevel)
+	starts, now, failing := newRounds(longestWakePause), time.Now(), new(atomic.Bool)
+	starts.now = func() time.Time { return now }
+	sweep := func() []string {
+		f.engine.updates = nil
+		wakeDueStarts(t.Context(), starts, failing, f.store, f.engine, zap.New(core))
+		return f.engine.updates
+	}
+	require.Empty(t, sweep())
+	_, err = agent.Heartbeat(t.Context(), agentapi.HeartbeatRequest{Instance: "instance-of-web", Server: described})
+	require.NoError(t, err)
+	f.engine.fail = errors.New("Temporal is away")
+	woken := []string{"WakeDueStart " + job}
+	require.Equal(t, woken, sweep())
+	require.Empty(t, sweep())
+	now = now.Add(leastPause)
+	require.Equal(t, woken, sweep())
+	require.Equal(t, 1, logs.FilterField(zap.String("job_id", job)).Len(), "that it fails is logged once")
+	f.engine.fail = nil
+	now = now.Add(2 * leastPause)
+	require.Equal(t, woken, sweep())
+	now = now.Add(2 * leastPause)
+	require.Empty(t, sweep(), "it has been woken three times")
+
+	_, err = f.store.StartDueRun(t.Context(), job, "due", due)
+	require.NoError(t, err)
+	now = now.Add(longestWakePause)
+	require.Empty(t, sweep())
+	require.Empty(t, starts.tried)
 }
