@@ -203,8 +203,11 @@ func (c *cli) jobListCommand() *cobra.Command {
 			}
 			t := table.New("JOB ID", "NAME", "STATUS", ">PROGRESS", ">RATE", ">LEFT", ">RUNS", "SOURCE ID", "IMAGE ID", "CREATED", "ERROR")
 			for _, j := range jobs {
-				rate, left := rateAndLeft(running[j.JobID])
-				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), percent(j.Progress), rate, left, strconv.Itoa(len(j.ReplicationJobRuns)),
+				rate, left := "", ""
+				if d := running[j.JobID]; d != nil {
+					rate, left = rateAndLeft(d.BytesPerSecond, d.EtaSeconds)
+				}
+				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), progress.Percent(j.Progress), orDash(rate), orDash(left), strconv.Itoa(len(j.ReplicationJobRuns)),
 					j.SourceID, orDash(j.ImageID), localTime(j.CreationTime), j.ErrorCode)
 			}
 			return t.Write(c.out, "")
@@ -243,15 +246,15 @@ func runningDetails(ctx context.Context, client *smc.Client, jobs []smc.Replicat
 	return byID, nil
 }
 
-// rateAndLeft renders how fast a job copies and for how long it will; a dash for what cannot be said. d may be nil.
-func rateAndLeft(d *smc.DescribeReplicationJobDetailsResult) (rate, left string) {
-	if d != nil && d.BytesPerSecond > 0 {
-		rate = progress.Rate(d.BytesPerSecond)
+// rateAndLeft renders how fast a job copies and for how long it will; nothing for what cannot be said.
+func rateAndLeft(bytesPerSecond, etaSeconds int64) (rate, left string) {
+	if bytesPerSecond > 0 {
+		rate = progress.Rate(bytesPerSecond)
 	}
-	if d != nil && d.EtaSeconds >= 0 {
-		left = progress.Duration(time.Duration(d.EtaSeconds) * time.Second)
+	if etaSeconds >= 0 {
+		left = progress.Duration(time.Duration(etaSeconds) * time.Second)
 	}
-	return orDash(rate), orDash(left)
+	return rate, left
 }
 
 // jobView is a job with its live detail, where the endpoint offers that.
@@ -309,15 +312,14 @@ func (c *cli) showJob(j jobView) error {
 	f.add("Name", j.Name)
 	f.add("Description", j.Description)
 	f.add("Status", phaseOf(j.Status, j.BusinessStatus))
-	f.add("Progress", percent(j.Progress))
+	f.add("Progress", progress.Percent(j.Progress))
 	if d := j.jobDetail; d != nil && d.BytesTotal > 0 {
 		f.add("Read", progress.Bytes(d.BytesRead)+" of "+progress.Bytes(d.BytesTotal))
 		f.add("Sent", progress.Bytes(d.BytesSent))
-		if j.Status == smc.StatusRunning && d.BytesPerSecond > 0 {
-			f.add("Rate", progress.Rate(d.BytesPerSecond))
-		}
-		if j.Status == smc.StatusRunning && d.EtaSeconds >= 0 {
-			f.add("Time left", progress.Duration(time.Duration(d.EtaSeconds)*time.Second))
+		if j.Status == smc.StatusRunning {
+			rate, left := rateAndLeft(d.BytesPerSecond, d.EtaSeconds)
+			f.add("Rate", rate)
+			f.add("Time left", left)
 		}
 	}
 	f.add("Error", j.ErrorCode)

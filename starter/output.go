@@ -105,11 +105,3 @@ func orDash(s string) string {
 }
 
 func gib(n int) string { return fmt.Sprintf("%d GiB", n) }
-
-func percent(p float64) string {
-	// 99.9 is not yet 100.
-	if p > 99 && p < 100 {
-		p = 99
-	}
-	return fmt.Sprintf("%.0f%%", p)
-}

@@ -49,6 +49,14 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }
 
+// Percent renders a percentage without a fraction; it is 100% only when all is done.
+func Percent(p float64) string {
+	if p > 99 && p < 100 {
+		p = 99
+	}
+	return fmt.Sprintf("%.0f%%", min(max(p, 0), 100))
+}
+
 // Width is how many columns of a terminal a text takes: names may be Chinese, and such letters take two.
 func Width(s string) int {
 	n := 0
@@ -77,8 +85,8 @@ func Pad(s string, columns int) string {
 	return s
 }
 
-// padLeft is Pad with the spaces in front.
-func padLeft(s string, columns int) string {
+// PadLeft is Pad with the spaces in front.
+func PadLeft(s string, columns int) string {
 	if missing := columns - Width(s); missing > 0 {
 		return strings.Repeat(" ", missing) + s
 	}

@@ -256,14 +256,6 @@ func (v *View) line(s State, nameWidth int) string {
 	return head(s, max(nameWidth, Width(s.Name))) + strings.TrimPrefix(figures(s), " ")
 }
 
-// wholePercent is 100 only when all is done.
-func wholePercent(p float64) int {
-	if p > 99 && p < 100 {
-		return 99
-	}
-	return int(math.Round(min(max(p, 0), 100)))
-}
-
 // wholeSeconds is Duration without tenths: a guess is not that exact.
 func wholeSeconds(d time.Duration) string {
 	if d < 10*time.Second {
@@ -276,10 +268,10 @@ func wholeSeconds(d time.Duration) string {
 // and a short name all up to the time left fits into 80 columns.
 func figures(s State) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, " %3d%%", wholePercent(s.Percent))
+	b.WriteString(" " + PadLeft(Percent(s.Percent), 4))
 	amount, rate, eta := "", "", ""
 	if s.BytesTotal > 0 {
-		amount = padLeft(Bytes(s.BytesRead), 9) + "/" + padLeft(Bytes(s.BytesTotal), 9)
+		amount = PadLeft(Bytes(s.BytesRead), 9) + "/" + PadLeft(Bytes(s.BytesTotal), 9)
 	}
 	if !s.Resting && s.BytesPerSecond > 0 {
 		rate = Rate(s.BytesPerSecond)
@@ -287,7 +279,7 @@ func figures(s State) string {
 	if !s.Resting && s.ETA >= 0 {
 		eta = "ETA " + wholeSeconds(s.ETA)
 	}
-	b.WriteString("  " + Pad(amount, 19) + "  " + padLeft(rate, 11) + "  " + Pad(eta, 10))
+	b.WriteString("  " + Pad(amount, 19) + "  " + PadLeft(rate, 11) + "  " + Pad(eta, 10))
 	if s.Run > 0 {
 		fmt.Fprintf(&b, "  run %d", s.Run)
 	}

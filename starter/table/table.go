@@ -42,11 +42,11 @@ func (t *Table) Write(w io.Writer, prefix string) error {
 			if i > 0 {
 				line += "  "
 			}
+			pad := progress.Pad
 			if right[i] {
-				line += strings.Repeat(" ", widths[i]-progress.Width(cell)) + cell
-			} else {
-				line += progress.Pad(cell, widths[i])
+				pad = progress.PadLeft
 			}
+			line += pad(cell, widths[i])
 		}
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
