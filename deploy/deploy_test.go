@@ -555,7 +555,7 @@ func TestUnitsStartOurProgramsAsTheyAre(t *testing.T) {
 			user := u.one(t, "User")
 			require.Contains(t, users, "\nu "+user+" ")
 			checkState(t, u, p)
-			checkHardening(t, u)
+			checkHardening(t, u, p)
 		})
 	}
 	require.ElementsMatch(t, app.Roles(), slices.Collect(maps.Keys(roles)))
@@ -619,7 +619,7 @@ func checkState(t *testing.T, u unit, p process) {
 	}
 }
 
-func checkHardening(t *testing.T, u unit) {
+func checkHardening(t *testing.T, u unit, p process) {
 	t.Helper()
 	for key, want := range map[string]string{
 		"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "CapabilityBoundingSet": "",
@@ -631,6 +631,12 @@ func checkHardening(t *testing.T, u unit) {
 	require.NoError(t, err)
 	require.Greater(t, grace, 10*time.Second, "the programs finish what they have begun")
 	require.Equal(t, []string{"multi-user.target"}, u["Install"]["WantedBy"])
+	// Agents report the addresses of their machine, and certificates of --tls self are good for them: the kernel tells them by netlink.
+	families := []string{"AF_INET", "AF_INET6", "AF_UNIX"}
+	if p.program == "drover-agent" || p.flag("listen") != "" || p.flag("transition-listen") != "" {
+		families = append(families, "AF_NETLINK")
+	}
+	require.ElementsMatch(t, families, strings.Fields(u.one(t, "RestrictAddressFamilies")))
 }
 
 // systemd itself reads the units where it is installed; it does so without running.
