@@ -244,8 +244,9 @@ waves: [{name: only, maxConcurrent: 2, servers: [{match: "b-*"}]}]
 	for _, name := range []string{"b-1", "b-2"} {
 		requirePhases(t, events, name, oneTime...)
 	}
-	requirePhases(t, events, "a-2", fleet.PhasePreflight, fleet.PhaseCreating, fleet.PhaseQueued, fleet.PhaseStarting,
+	requirePhases(t, events, running, fleet.PhasePreflight, fleet.PhaseCreating, fleet.PhaseQueued, fleet.PhaseStarting,
 		fleet.PhaseReplicate, fleet.PhaseCancelling, fleet.PhaseCancelled)
+	requirePhases(t, events, queued, fleet.PhasePreflight, fleet.PhaseCreating, fleet.PhaseQueued, fleet.PhaseCancelling, fleet.PhaseCancelled)
 	assert.Empty(t, phases(events, "a-4"), "a server whose wave never came")
 
 	// What was cancelled can be migrated again, by a fleet of the same name.
