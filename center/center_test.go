@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,27 +112,49 @@ type fixture struct {
 	observed calls
 }
 
-// calls are those that an endpoint told of.
+// anyOperation are the codes that every operation may answer with, beside those of a parameter that is missing.
+var anyOperation = []string{
+	smc.OutcomeOK, CallAbandoned, smc.CodeInvalidParameter, smc.CodeInvalidVersion, smc.CodeInvalidTimeStampExpired, smc.CodeSignatureNonceUsed,
+	smc.CodeSignatureDoesNotMatch, smc.CodeInvalidAccessKeyIDNotFound, smc.CodeForbiddenUnauthorized, smc.CodeThrottlingUser, smc.CodeUnsupportedFeature,
+	smc.CodeInternalError, smc.CodeServiceUnavailable,
+}
+
+// requireDeclared holds the codes of the calls that were answered against those that the operations declare.
+func (f *fixture) requireDeclared() {
+	f.observed.mutex.Lock()
+	defer f.observed.mutex.Unlock()
+	for call := range f.observed.ever {
+		if call.API != APISMC || call.Operation == "" {
+			continue
+		}
+		operation, err := smc.LookupOperation(call.Operation)
+		assert.NoError(f.t, err)
+		if !slices.Contains(slices.Concat(anyOperation, operation.ErrorCodes()), call.Code) && !strings.HasPrefix(call.Code, "Missing") {
+			f.t.Errorf("%s answered with %s, which it does not declare", call.Operation, call.Code)
+		}
+	}
+}
+
+// calls are those that an endpoint told of, without how long they took.
 type calls struct {
 	mutex sync.Mutex
 	all   []Call
+	ever  map[Call]bool
 }
 
 func (c *calls) add(call Call) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
+	call.Took = 0
 	c.all = append(c.all, call)
+	c.ever[call] = true
 }
 
-// take returns the calls told since the last take, without how long they took.
+// take returns the calls told since the last take.
 func (c *calls) take() (calls []Call) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	for _, call := range c.all {
-		call.Took = 0
-		calls = append(calls, call)
-	}
-	c.all = nil
+	calls, c.all = c.all, nil
 	return calls
 }
 
@@ -142,6 +165,8 @@ func newFixture(t *testing.T, changes ...func(*Config)) *fixture {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, record.Close()) })
 	f := &fixture{t: t, store: record, database: database, engine: &engine{store: record}, arrived: make(chan string, 100)}
+	f.observed.ever = map[Call]bool{}
+	t.Cleanup(f.requireDeclared)
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: keyID, Secret: secret, AccountID: account}))
 	require.NoError(t, record.PutAccessKey(t.Context(), store.AccessKey{AccessKeyID: "ak-other", Secret: secret, AccountID: "456"}))
 	require.NoError(t, record.HostHeartbeat(t.Context(), hostID, hostURL))

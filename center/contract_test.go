@@ -787,3 +787,31 @@ func TestNewestJobOfASource(t *testing.T) {
 	}
 	require.Empty(t, jobOf())
 }
+
+// A job whose staging no host can take, or whose host is away, is not started; the answer says which host it is.
+func TestStartWithoutATransitionHost(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	db := storetest.DB(t, f.database)
+	ids := f.fleet(2)
+	created, err := f.client.CreateReplicationJob(ctx, &smc.CreateReplicationJobRequest{
+		SourceID: ids[0], RunOnce: pointer(false), Frequency: pointer(24), MaxNumberOfImageToKeep: pointer(2),
+	})
+	require.NoError(t, err)
+	begun := created.JobID
+	_, err = f.client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: begun})
+	require.NoError(t, err)
+	setJob(ctx, t, db, begun, smc.StatusWaiting, "")
+	fresh := f.create(ids[1])
+	_, err = db.ExecContext(ctx, `UPDATE hosts SET heartbeat_at = 0`)
+	require.NoError(t, err)
+	_, err = f.client.StartReplicationJob(ctx, &smc.StartReplicationJobRequest{JobID: fresh})
+	f.requireCode(smc.CodeTransitionHostUnavailable, err)
+	_, err = f.client.RunReplicationJob(ctx, &smc.RunReplicationJobRequest{JobID: begun})
+	require.Contains(t, f.requireCode(smc.CodeTransitionHostUnavailable, err).Message, hostID)
+	_, err = f.client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: begun, SyncData: pointer(true)})
+	require.Contains(t, f.requireCode(smc.CodeTransitionHostUnavailable, err).Message, hostID)
+	require.NoError(t, f.store.HostHeartbeat(ctx, hostID, hostURL))
+	_, err = f.client.CutOverReplicationJob(ctx, &smc.CutOverReplicationJobRequest{JobID: begun, SyncData: pointer(true)})
+	require.NoError(t, err, "what was refused left no trace")
+}

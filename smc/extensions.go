@@ -4,7 +4,7 @@ package smc
 var (
 	// RunReplicationJob makes one run of an incremental job in Waiting now; the grid stays as it is.
 	RunReplicationJob = declare[RunReplicationJobRequest, RunReplicationJobResult]("RunReplicationJob", extension,
-		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid))
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid, CodeTransitionHostUnavailable))
 	// DescribeReplicationJobDetails shows the live progress of one job.
 	DescribeReplicationJobDetails = declare[DescribeReplicationJobDetailsRequest, DescribeReplicationJobDetailsResult]("DescribeReplicationJobDetails", extension, reads,
 		answers(CodeInvalidJobIDNotFound))

@@ -14,13 +14,13 @@ var (
 		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeUnsupportedFeature))
 	// StartReplicationJob starts a job or resumes it.
 	StartReplicationJob = declare[StartReplicationJobRequest, StartReplicationJobResult]("StartReplicationJob",
-		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid))
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid, CodeTransitionHostUnavailable))
 	// StopReplicationJob stops a job that is Syncing.
 	StopReplicationJob = declare[StopReplicationJobRequest, StopReplicationJobResult]("StopReplicationJob",
 		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus))
 	// CutOverReplicationJob ends a Waiting incremental job, with or without a last run.
 	CutOverReplicationJob = declare[CutOverReplicationJobRequest, CutOverReplicationJobResult]("CutOverReplicationJob",
-		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeSourceServerStateInvalid))
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeSourceServerStateInvalid, CodeTransitionHostUnavailable))
 	// DeleteReplicationJob deletes a job that is not Running; its images stay.
 	DeleteReplicationJob = declare[DeleteReplicationJobRequest, DeleteReplicationJobResult]("DeleteReplicationJob",
 		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus))

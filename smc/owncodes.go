@@ -238,8 +238,11 @@ var ownCodes = []OwnCode{
 	},
 	{
 		Code: CodeServiceUnavailable, Status: 503, Class: Retryable, Message: "The endpoint is not available.",
-		Cause: "Something in front of the endpoint answered in its place, as a proxy does while the center starts.", ByItself: "The client sends the request again, a few times.",
-		ToDo: "Look whether drover-server runs, and whether the proxy knows where.",
+		Cause: "Something in front of the endpoint answered in its place, as a proxy does while the center starts. Or the endpoint answered itself: a request " +
+			"that moves a job was not taken by the job's workflow in time.",
+		ByItself: "The client sends the request again, a few times.",
+		ToDo: "Look whether drover-server runs, and whether the proxy knows where. When the message names a job: whether a drover-worker with the role center runs, " +
+			"and what `drover doctor` says.",
 	},
 	{
 		Code: CodeInvalidAnswer, Status: 502, Class: Operator, Message: "The answer is not one of this API. Check the endpoint's address.",

@@ -78,7 +78,7 @@ var vendorOnly = []string{
 var common = []string{
 	CodeMissingParameter, CodeInvalidParameter, CodeInvalidVersion, CodeInvalidActionNotFound, CodeInvalidTimeStampExpired,
 	CodeSignatureNonceUsed, CodeSignatureDoesNotMatch, CodeInvalidAccessKeyIDNotFound, CodeForbiddenUnauthorized, CodeThrottlingUser,
-	CodeUnsupportedFeature, CodeUnsupportedHTTPMethod, CodeInternalError,
+	CodeUnsupportedFeature, CodeUnsupportedHTTPMethod, CodeInternalError, CodeServiceUnavailable,
 }
 
 // groups are the operations in the order of the reference, by the file that declares them.
@@ -374,6 +374,8 @@ func errorCodes(b *strings.Builder) {
 			from = "any operation"
 		case from == "":
 			from = "the status of a job or source, the agents' API, or the client"
+		case slices.ContainsFunc(OwnCodes(), func(own OwnCode) bool { return own.Code == code && own.InError }):
+			from += ", the status of a job"
 		}
 		fmt.Fprintf(b, "| `%s` | %d | %s | %s | %s |\n", code, info.status, info.class, info.message, from)
 	}

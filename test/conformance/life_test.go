@@ -43,7 +43,8 @@ var notProvoked = map[string]string{
 	"CutOverReplicationJob " + smc.CodeReplicationJobInvalidBusinessStatus:         "a job that can be cut over is Waiting, which has no phases",
 	"ModifyReplicationJobAttribute " + smc.CodeReplicationJobInvalidBusinessStatus: "no change depends on the phase",
 	"ModifySourceServerAttribute " + smc.CodeSourceServerStateInvalid:              "any state allows it",
-	"DeleteSourceServer " + smc.CodeSourceServerStateInvalid:                       "a source is Deleting for a moment only",
+	"DeleteSourceServer " + smc.CodeSourceServerStateInvalid:                       "one that is Deleting goes on being deleted",
+	smc.CodeTransitionHostUnavailable:                                              "the transition host here is there; center tests it away",
 }
 
 // commonCodes are those of any operation that a request alone can bring about.
