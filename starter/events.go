@@ -278,6 +278,12 @@ func (c *cli) tailEvents(ctx context.Context, f tailFlags) error {
 	}
 	cfg := events.SubscribeConfig{Stream: f.stream(), Log: c.log, Durable: f.consumer, Bound: f.consumer != "", Filters: filter}
 	f.begin(&cfg)
+	if f.consumer != "" { // a subscription would wait for it for ever
+		_, err := js.Consumer(ctx, cfg.Stream, f.consumer)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("stream %s has no consumer %s: %q makes one, %q lists them (%w)", cfg.Stream, f.consumer, "drover events observer add", "drover events consumers", err)
+		}
+	}
 	return events.Subscribe(ctx, js, cfg, func(_ context.Context, ev events.Event) error { return p.print(ev) })
 }
 
@@ -324,6 +330,9 @@ func readEvents(ctx context.Context, js jetstream.JetStream, filters []string, f
 	}
 	name := f.stream()
 	stream, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("there is no event stream %s yet: it is made for the first event; is %s the one of this center? (%w)", name, envNATS, err)
+	}
 	if err != nil {
 		return fmt.Errorf("event stream %s: %w", name, err)
 	}

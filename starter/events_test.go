@@ -215,6 +215,12 @@ func TestEventsObserver(t *testing.T) {
 	o = droverWith(t, env, "events", "observer", "remove", "observer-1")
 	assert.Equal(t, exitFailed, o.code)
 	assert.Contains(t, o.stderr, "there is no observer observer-1")
+	o = droverWith(t, env, "events", "tail", "--consumer", "observer-1")
+	assert.Equal(t, exitFailed, o.code, "one that is not there is not waited for")
+	assert.Contains(t, o.stderr, "stream SMC has no consumer observer-1")
+	o = droverWith(t, env, "events", "tail", "--fleet", "spring", "--follow=false")
+	assert.Equal(t, exitFailed, o.code)
+	assert.Contains(t, o.stderr, "there is no event stream DROVER yet")
 	for _, args := range []string{"observer add x", "observer add --account 1", "tail --consumer x --since now", "tail --consumer x --job y"} {
 		assert.Equal(t, exitUsage, droverWith(t, env, append([]string{"events"}, strings.Fields(args)...)...).code, args)
 	}
