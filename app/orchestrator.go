@@ -50,19 +50,12 @@ func searchAttributes() map[string]enumspb.IndexedValueType {
 // registerSearchAttributes adds the search attributes to the namespace, and tries until it is done and Temporal knows
 // them: a workflow that sets one that is not there gets on only after Temporal's own retries, which take 10 s and more.
 func registerSearchAttributes(ctx context.Context, temporal client.Client, namespace string, log *zap.Logger) error {
-	const retry = time.Second
-	for {
-		err := addSearchAttributes(ctx, temporal, namespace)
-		if err == nil {
-			return awaitSearchAttributes(ctx, temporal, namespace)
-		}
-		log.Warn("the search attributes of migrations are not registered, trying again", zap.Error(err))
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retry):
-		}
+	err := until(ctx, log, "the search attributes of migrations cannot be registered: the orchestrator waits for Temporal", func(error) bool { return true },
+		func() error { return addSearchAttributes(ctx, temporal, namespace) })
+	if err != nil {
+		return err
 	}
+	return awaitSearchAttributes(ctx, temporal, namespace)
 }
 
 // awaitSearchAttributes waits until Temporal takes the search attributes it was given: its services read them anew every

@@ -126,7 +126,8 @@ const followInterval = 200 * time.Millisecond
 func RunServer(ctx context.Context, config ServerConfig, log *zap.Logger) error {
 	process := config.Process.orDefault()
 	metrics := process.Monitor
-	record, err := config.openRecord(ctx, log, store.WithObserver(newTransitionMetrics(metrics)))
+	record, opened, err := config.awaitRecord(ctx, metrics, log, store.WithObserver(newTransitionMetrics(metrics)))
+	defer opened()
 	if err != nil {
 		return err
 	}

@@ -174,8 +174,11 @@ func RunWorker(ctx context.Context, config WorkerConfig, log *zap.Logger) error 
 	}
 	var record *store.Store
 	if config.keepsRecord() {
+		var opened func()
 		var err error
-		if record, err = config.openRecord(ctx, log, store.WithObserver(newTransitionMetrics(metrics))); err != nil {
+		record, opened, err = config.awaitRecord(ctx, metrics, log, store.WithObserver(newTransitionMetrics(metrics)))
+		defer opened()
+		if err != nil {
 			return err
 		}
 		defer config.Process.closing("database", record.Close)()
@@ -336,7 +339,6 @@ func workerPart(role string) string { return "worker-" + role }
 // good, it tries again, with a worker made anew: one that could not start says so for ever after, whatever has become of Temporal. The
 // process is not ready while it does not poll.
 func hostQueue(ctx context.Context, process Process, role string, newWorker func(worker.Options) worker.Worker, log *zap.Logger) error {
-	const retry = time.Second
 	part := workerPart(role)
 	defer process.Monitor.Part(part)()
 	var trouble atomic.Pointer[error]
@@ -345,7 +347,7 @@ func hostQueue(ctx context.Context, process Process, role string, newWorker func
 	defer process.Monitor.Require(part, func(context.Context) error { return *trouble.Load() })()
 
 	limit := process.share(activitiesShare)
-	for {
+	for told := false; ; {
 		refused := make(chan error, 1)
 		w := newWorker(worker.Options{WorkerStopTimeout: limit, OnFatalError: func(err error) {
 			select {
@@ -356,6 +358,7 @@ func hostQueue(ctx context.Context, process Process, role string, newWorker func
 		err := w.Start()
 		if err == nil {
 			polls(nil)
+			told = false
 			log.Info("working", zap.String("role", role))
 			select {
 			case <-ctx.Done():
@@ -370,11 +373,14 @@ func hostQueue(ctx context.Context, process Process, role string, newWorker func
 			}
 		}
 		polls(fmt.Errorf("it does not poll for tasks: %w", err))
-		log.Warn("the worker does not work, trying again", zap.String("role", role), zap.Error(err))
+		if !told {
+			told = true
+			log.Warn("the worker does not work; it is tried again until it does", zap.String("role", role), zap.Error(err))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(retry):
+		case <-time.After(tryEvery):
 		}
 	}
 }
