@@ -45,7 +45,7 @@ func BenchmarkDescribeReplicationJobsBusy(b *testing.B) {
 	bench := newBench(b)
 	bench.jobs(0)
 	const running = 50
-	jobs, err := bench.store.JobPage(b.Context(), "account-0", store.JobFilter{}, store.Page{Number: 3, Size: running}, nil, func(store.JobRevision) bool { return true })
+	jobs, err := bench.store.JobPage(b.Context(), "account-0", store.JobFilter{}, store.Page{Number: 3, Size: running}, nil, func(string) (int64, bool) { return 0, false })
 	require.NoError(b, err)
 	_, err = storetest.DB(b, bench.database).ExecContext(b.Context(), `UPDATE replication_jobs SET status = 'Running', business_status = 'Syncing', run = 1`)
 	require.NoError(b, err)

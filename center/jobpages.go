@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
@@ -40,6 +41,8 @@ type jobPages struct {
 	jobs  *simplelru.LRU[string, keptJob] // by JobID
 	bytes int                             // of jobs
 	pages *simplelru.LRU[pageKey, store.JobPage]
+
+	reading singleflight.Group
 }
 
 // keptJob is a job as it was at a revision.
@@ -58,79 +61,100 @@ func newJobPages(record *store.Store) *jobPages {
 	return p
 }
 
+// jobsRead is a page that was read. One that is kept answers every call that came before it was read.
+type jobsRead struct {
+	jobs  encodedJobs
+	total int
+	kept  bool
+}
+
 // page returns a page of the jobs of an account and how many match in all. changes are the store's JobChanges of the account, read
 // after the call came.
 func (p *jobPages) page(ctx context.Context, accountID string, changes int64, r *smc.DescribeReplicationJobsRequest, page store.Page) (encodedJobs, int, error) {
 	key := pageKey{accountID, smc.DescribeReplicationJobs.Encode(r).Encode()}
-	jobs, before, ok := p.known(key, changes)
-	if ok {
-		return jobs, before.Total, nil
+	// Those that ask for a page at the same time have it read once. What was being read when a call came may be older than the call, what
+	// is read next is not.
+	for range 2 {
+		jobs, total, ok := p.known(key, changes)
+		if ok {
+			return jobs, total, nil
+		}
+		leads := false
+		read, err, _ := p.reading.Do(accountID+"\n"+key.parameters, func() (any, error) {
+			leads = true
+			return p.read(context.WithoutCancel(ctx), key, r, page)
+		})
+		if leads || err != nil {
+			return read.(jobsRead).jobs, read.(jobsRead).total, err
+		}
+		if !read.(jobsRead).kept {
+			break
+		}
 	}
-	found := make(map[store.JobRevision]encodedJob, page.Size)
-	read, err := p.store.JobPage(ctx, accountID, store.JobFilter{
+	read, err := p.read(ctx, key, r, page)
+	return read.jobs, read.total, err
+}
+
+// read reads a page, what is kept of it aside, and keeps it.
+func (p *jobPages) read(ctx context.Context, key pageKey, r *smc.DescribeReplicationJobsRequest, page store.Page) (jobsRead, error) {
+	p.mutex.Lock()
+	var before *store.JobPage
+	if kept, ok := p.pages.Get(key); ok {
+		before = &kept
+	}
+	p.mutex.Unlock()
+	found := make(map[string]encodedJob, page.Size)
+	read, err := p.store.JobPage(ctx, key.accountID, store.JobFilter{
 		JobIDs: r.JobID, SourceIDs: r.SourceID, Name: value(r.Name), RegionID: value(r.RegionID),
 		Status: smc.JobStatus(value(r.Status)), BusinessStatus: smc.BusinessStatus(value(r.BusinessStatus)),
 		InstanceIDs: r.InstanceID, ResourceGroupID: value(r.ResourceGroupID), Tags: r.Tag,
-	}, page, before, func(job store.JobRevision) bool {
-		if _, ok := found[job]; !ok {
-			p.mutex.Lock()
-			encoded, ok := p.job(job)
-			p.mutex.Unlock()
-			if !ok {
-				return false
-			}
-			found[job] = encoded
-		}
-		return true
+	}, page, before, func(jobID string) (int64, bool) {
+		p.mutex.Lock()
+		defer p.mutex.Unlock()
+		kept, ok := p.jobs.Get(jobID)
+		found[jobID] = kept.encoded
+		return kept.revision, ok
 	})
 	if err != nil {
-		return nil, 0, err
+		return jobsRead{}, err
 	}
-	jobs = make(encodedJobs, len(read.Jobs))
+	jobs := make(encodedJobs, len(read.Jobs))
 	for i, job := range read.Jobs {
+		jobs[i] = found[job.JobID]
 		if row := read.Unknown[job.JobID]; row != nil {
 			shown := replicationJob(row)
-			if found[job], err = smc.Encode(&shown); err != nil {
-				return nil, 0, err
+			if jobs[i], err = smc.Encode(&shown); err != nil {
+				return jobsRead{}, err
 			}
 		}
-		jobs[i] = found[job]
 	}
-	p.keep(key, read, jobs)
-	return jobs, read.Total, nil
+	return jobsRead{jobs, read.Total, p.keep(key, read, jobs)}, nil
 }
 
-// job returns a job that was kept at its revision. The caller holds mutex.
-func (p *jobPages) job(job store.JobRevision) (encodedJob, bool) {
-	kept, ok := p.jobs.Get(job.JobID)
-	return kept.encoded, ok && kept.revision == job.Revision
-}
-
-// known returns a page that was kept. ok is false when its account, or what is kept of its jobs, has changed since.
-func (p *jobPages) known(key pageKey, changes int64) (_ encodedJobs, before *store.JobPage, ok bool) {
+// known returns a page that was kept, and how many match in all, unless its account, or what is kept of its jobs, has changed since.
+func (p *jobPages) known(key pageKey, changes int64) (jobs encodedJobs, total int, ok bool) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	page, ok := p.pages.Get(key)
-	if !ok {
-		return nil, nil, false
+	if !ok || page.Revision.Changes < changes { // changes are counted: a page with more of them is newer than the call
+		return nil, 0, false
 	}
-	if page.Revision.Changes != changes {
-		return nil, &page, false
-	}
-	jobs := make(encodedJobs, len(page.Jobs))
+	jobs = make(encodedJobs, len(page.Jobs))
 	for i, job := range page.Jobs {
-		if jobs[i], ok = p.job(job); !ok {
-			return nil, &page, false
+		kept, ok := p.jobs.Get(job.JobID)
+		if !ok || kept.revision != job.Revision {
+			return nil, 0, false
 		}
+		jobs[i] = kept.encoded
 	}
-	return jobs, &page, true
+	return jobs, page.Total, true
 }
 
-// keep keeps a page and the jobs of it that were not known.
-func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs) {
+// keep keeps a page and the jobs of it that were not known, and reports whether the page is one that can be kept.
+func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs) (page bool) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	page := len(key.parameters) <= maxPageKey
+	page = len(key.parameters) <= maxPageKey
 	for i, job := range read.Jobs {
 		row := read.Unknown[job.JobID]
 		if row == nil {
@@ -149,8 +173,9 @@ func (p *jobPages) keep(key pageKey, read store.JobPage, jobs encodedJobs) {
 	}
 	if !page {
 		p.pages.Remove(key)
-		return
+		return false
 	}
 	read.Unknown = nil
 	p.pages.Add(key, read)
+	return true
 }

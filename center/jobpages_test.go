@@ -239,8 +239,8 @@ func TestJobPagesAreBounded(t *testing.T) {
 		keep("9", revision, size)
 	}
 	require.Equal(t, 3, pages.jobs.Len())
-	_, known := pages.job(store.JobRevision{JobID: "9", Revision: 8})
-	require.False(t, known)
+	kept, _ := pages.jobs.Get("9")
+	require.Equal(t, int64(9), kept.revision)
 	for i := range maxPages + 10 {
 		keep("page"+strconv.Itoa(i), 1, 1)
 	}

@@ -81,7 +81,7 @@ func (s *Store) Trouble(ctx context.Context, job *Job) (Trouble, bool, error) {
 	return shown.Trouble, shown.Trouble.Code != "", err
 }
 
-// fillTroubles gives those of the jobs that are Running what keeps them from getting on: the trouble that was noted last.
+// fillTroubles gives those of the jobs that are Running what keeps them from getting on.
 func fillTroubles(ctx context.Context, from reader, jobs ...*Job) error {
 	running := map[string]*Job{}
 	var ids []string
@@ -95,21 +95,36 @@ func fillTroubles(ctx context.Context, from reader, jobs ...*Job) error {
 	}
 	where := &conditions{}
 	where.in("job_id", ids)
-	rows, err := from.QueryContext(toEnd(ctx), `SELECT job_id, code, sequence, info, since FROM run_troubles`+where.String()+` ORDER BY noted_at`, where.args...)
+	rows, err := from.QueryContext(toEnd(ctx), `SELECT `+troubleColumns+`, job_id FROM run_troubles`+where.String()+` ORDER BY noted_at`, where.args...)
 	if err != nil {
 		return err
 	}
 	_, err = collect(rows, func(row rowScanner) (struct{}, error) {
 		var id string
-		var trouble Trouble
-		var sequence, since int64
-		err := row.Scan(&id, &trouble.Code, &sequence, &trouble.Info, &since)
-		if trouble.Since = fromMillis(since); err == nil && sequence == running[id].Sequence {
-			running[id].Trouble = trouble
+		trouble, sequence, err := scanTrouble(row, &id)
+		if err == nil {
+			running[id].troubled(trouble, sequence)
 		}
 		return struct{}{}, err
 	})
 	return err
+}
+
+const troubleColumns = `code, sequence, info, since`
+
+func scanTrouble(row rowScanner, more ...any) (trouble Trouble, sequence int64, err error) {
+	var since int64
+	err = row.Scan(append([]any{&trouble.Code, &sequence, &trouble.Info, &since}, more...)...)
+	trouble.Since = fromMillis(since)
+	return trouble, sequence, err
+}
+
+// troubled tells a job of its troubles, the one that was noted last as the last: that holds while it is Running and has made no
+// transition since.
+func (j *Job) troubled(trouble Trouble, sequence int64) {
+	if j.Status == smc.StatusRunning && j.Sequence == sequence {
+		j.Trouble = trouble
+	}
 }
 
 // ReserveSpace records that the run of a job has yet to store so many bytes on its transition host, if they fit into what is

@@ -40,7 +40,7 @@ func (s *Store) Audit(ctx context.Context, records ...AuditRecord) error {
 				}
 				args = append(args, record.RequestID, millis(record.At), record.AccountID, record.AccessKeyID, record.Action, string(resources), record.Remote, record.Outcome)
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO audit (request_id, at, account_id, access_key_id, action, resources, remote, outcome) VALUES `+
+			if err := tx.later(ctx, nil, `INSERT INTO audit (request_id, at, account_id, access_key_id, action, resources, remote, outcome) VALUES `+
 				row+strings.Repeat(", "+row, len(rows)-1), args...); err != nil {
 				return err
 			}

@@ -31,8 +31,13 @@ type dialect interface {
 	clock() string
 	// nextChange numbers a change of a sync session.
 	nextChange() string
-	// changedJobs finds those jobs of a page that may have changed since it was read.
-	changedJobs(accountID string, page *JobPage) *conditions
+	// wholeJob is the expression of wholeJob.
+	wholeJob() string
+	// changedJobs finds those jobs j of a page that are not as they are known, or may not be: known are the revisions of its jobs, and
+	// unknownRevision of those that are not known.
+	changedJobs(accountID string, page *JobPage, known []int64) *conditions
+	// start begins a transaction.
+	start(ctx context.Context, db *sql.DB, prepared *statements, options *sql.TxOptions) (session, error)
 	// begin are the options of a write transaction.
 	begin() *sql.TxOptions
 	// takeTurn has a write transaction wait for those that took the turn of its argument before, and forUpdate, behind a SELECT, for those
@@ -107,10 +112,28 @@ func (sqlite) nextChange() string {
 
 func (sqlite) clock() string { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
 
+var sqliteJob = wholeJob("json_array", "json_group_array", "json")
+
+func (sqlite) wholeJob() string { return sqliteJob }
+
 // Jobs are given the number of their account's change (migration 00015), and writes come one after the other.
-func (sqlite) changedJobs(accountID string, page *JobPage) *conditions {
-	where := ofAccount(accountID)
-	where.clauses, where.args = append(where.clauses, "j.revision > ?"), append(where.args, page.Revision.Changes)
+func (sqlite) changedJobs(accountID string, page *JobPage, known []int64) *conditions {
+	since := page.Revision.Changes
+	for i, revision := range known {
+		if revision < page.Jobs[i].Revision { // it is not known as the page has it
+			since = unknownRevision
+		}
+	}
+	where := &conditions{}
+	switch {
+	case len(page.Jobs) == 0:
+		where.clauses = []string{"false"}
+	case since == unknownRevision:
+		where.in("j.job_id", page.ids())
+	default:
+		where.clauses, where.args = []string{"j.account_id = ?", "j.revision > ?"}, []any{accountID, since}
+		where.in("+j.job_id", page.ids()) // the index to use is that of the revisions
+	}
 	return where
 }
 
@@ -192,18 +215,17 @@ func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + 
 func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
 func (*postgres) clock() string               { return `(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT` }
 
+var postgresJob = wholeJob("json_build_array", "json_agg", "to_json")
+
+func (*postgres) wholeJob() string { return postgresJob }
+
 // Which numbers are greater says nothing of which jobs changed later, where writes overlap.
-func (*postgres) changedJobs(_ string, page *JobPage) *conditions {
-	if len(page.Jobs) == 0 {
-		return &conditions{clauses: []string{"false"}}
+func (*postgres) changedJobs(_ string, page *JobPage, known []int64) *conditions {
+	ids := page.ids()
+	return &conditions{
+		clauses: []string{"j.job_id = ANY(?)", "(j.job_id, j.revision) NOT IN (SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS BIGINT[])))"},
+		args:    []any{ids, ids, known},
 	}
-	ids := make([]string, len(page.Jobs))
-	for i, job := range page.Jobs {
-		ids[i] = job.JobID
-	}
-	where := &conditions{}
-	where.in("job_id", ids)
-	return where
 }
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.
@@ -267,12 +289,15 @@ func (d *database) Close() error {
 
 // read runs fn in a transaction that sees the database as it is at its first statement.
 func (d *database) read(ctx context.Context, fn func(*transaction) error) error {
-	tx, err := d.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	return d.within(ctx, d.DB, d.statements, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn)
+}
+
+// within runs fn in a transaction, and undoes what fn does not commit.
+func (d *database) within(ctx context.Context, db *sql.DB, prepared *statements, options *sql.TxOptions, fn func(*transaction) error) error {
+	session, err := d.start(ctx, db, prepared, options)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	t := &transaction{Tx: tx, dialect: d.dialect, statements: d.statements}
-	defer t.prepare(ctx)
-	defer func() { _ = tx.Rollback() }()
-	return fn(t)
+	defer session.end(ctx)
+	return fn(&transaction{session, d.dialect})
 }

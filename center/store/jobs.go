@@ -15,9 +15,11 @@ import (
 	"github.com/drover/drover/smc"
 )
 
-const selectJob = `SELECT job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
+const jobColumns = `job_id, account_id, region_id, source_id, name, image_name, spec, status, business_status, sequence, run, run_type, cutover,
 	host_id, image_id, progress, error_code, status_info, created_at, started_at, ended_at, valid_until, scheduled_start_at, queue_number, queue,
-	queue_unanswered, grid_phase, grid_through, missed, lap FROM replication_jobs`
+	queue_unanswered, grid_phase, grid_through, missed, lap`
+
+const selectJob = `SELECT ` + jobColumns + ` FROM replication_jobs`
 
 func scanJob(row rowScanner) (*Job, error) {
 	var job Job
@@ -91,16 +93,18 @@ func (filter JobFilter) of(accountID string) *conditions {
 	return where
 }
 
-// Job returns one job of an account with its runs, or ErrNotFound.
+// Job returns one job of an account with its runs and tags, or ErrNotFound.
 func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) {
-	job, err := scanJob(s.db.QueryRowContext(ctx, selectJob+` WHERE account_id = ? AND job_id = ?`, accountID, jobID))
+	var whole string
+	err := s.db.QueryRowContext(ctx, `SELECT `+s.db.wholeJob()+` FROM replication_jobs j WHERE account_id = ? AND job_id = ?`, accountID, jobID).Scan(&whole)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := fillRuns(ctx, s.db, job); err != nil {
-		return nil, err
-	}
-	if err := fillTroubles(ctx, s.db, job); err != nil {
+	job, err := decodeJob(whole)
+	if err != nil {
 		return nil, err
 	}
 	return job, s.fillQueue(ctx, s.db, job)
@@ -109,37 +113,6 @@ func (s *Store) Job(ctx context.Context, accountID, jobID string) (*Job, error) 
 // JobByID is Job for the center's own workers, which act for every account.
 func (s *Store) JobByID(ctx context.Context, jobID string) (*Job, error) {
 	return scanJob(s.db.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
-}
-
-func fillRuns(ctx context.Context, from reader, jobs ...*Job) error {
-	byID := make(map[string]*Job, len(jobs))
-	ids := make([]string, 0, len(jobs))
-	for _, job := range jobs {
-		byID[job.JobID], ids = job, append(ids, job.JobID)
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	where := &conditions{}
-	where.in("job_id", ids)
-	rows, err := from.QueryContext(toEnd(ctx), `SELECT job_id, number, type, status, started_at, ended_at, image_id, bytes_total, bytes_read, bytes_sent, bytes_sent_raw, rate
-		FROM replication_runs`+where.String()+` ORDER BY job_id, number`, where.args...)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		var run Run
-		var started, ended int64
-		if err := rows.Scan(&id, &run.Number, &run.Type, &run.Status, &started, &ended, &run.ImageID,
-			&run.BytesTotal, &run.BytesRead, &run.BytesSent, &run.BytesSentRaw, &run.Rate); err != nil {
-			return err
-		}
-		run.StartedAt, run.EndedAt = fromMillis(started), fromMillis(ended)
-		byID[id].Runs = append(byID[id].Runs, run)
-	}
-	return rows.Err()
 }
 
 // CreateJob checks the rules of CreateReplicationJob that need the world, fills in the defaults that follow from the
@@ -151,19 +124,27 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 	now := s.now().UTC()
 	token, digest := value(spec.ClientToken), smc.CreateReplicationJob.Fingerprint(&spec)
 	err = s.db.writeInTurn(ctx, "jobs of "+accountID, func(tx *transaction) error {
-		if token != "" {
-			made, known, err := s.madeBefore(ctx, tx, accountID, token, digest)
-			if err != nil || known {
-				jobID = made
-				return err
-			}
-		}
 		job := &Job{
-			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name),
+			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name), ImageName: value(spec.ImageName),
 			Status: smc.StatusReady, Sequence: 1, CreatedAt: now, ValidUntil: spec.Expiry(now), ScheduledStartAt: spec.ScheduledStart(), Spec: spec,
 		}
+		a := asking{ctx: ctx, tx: tx}
+		before := s.madeBefore(&a, accountID, token, digest)
+		free := freeSource(&a, job)
+		names := freeNames(&a, job)
+		place := placeInNetwork(&a, &job.Spec)
+		jobs := 0
+		a.ask(func(row rowScanner) error { return row.Scan(&jobs) }, `SELECT COUNT(*) FROM replication_jobs WHERE account_id = ?`, accountID)
+		if err := a.answered(); err != nil {
+			return err
+		}
+		made, known, err := before()
+		if err != nil || known {
+			jobID = made
+			return err
+		}
 		jobID = job.JobID
-		source, err := s.freeSource(ctx, tx, job)
+		source, err := free()
 		if err != nil {
 			return err
 		}
@@ -173,46 +154,16 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if err := fitToSource(job, source); err != nil {
 			return err
 		}
-		if err := freeNames(ctx, tx, job); err != nil {
+		if err := names(); err != nil {
 			return err
 		}
-		if err := placeInNetwork(ctx, tx, &job.Spec); err != nil {
-			return err
-		}
-		var jobs int
-		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs WHERE account_id = ?`, accountID).Scan(&jobs); err != nil {
+		if err := place(); err != nil {
 			return err
 		}
 		if jobs >= quota {
 			return smc.Errorf(smc.CodeQuotaExceededReplicationJob, "account %s has %d replication jobs, its quota: delete one first", accountID, jobs)
 		}
-		filled, err := encodeSpec(&job.Spec)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO replication_jobs
-			(job_id, account_id, region_id, source_id, name, image_name, spec, status, sequence, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			job.JobID, accountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status), job.Sequence,
-			millis(now), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(spec.InstanceID), value(spec.ResourceGroupID), job.hours()); err != nil {
-			return err
-		}
-		var tags []smc.Tag
-		for _, tag := range spec.Tag {
-			tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
-		}
-		if err := putTags(ctx, tx, accountID, smc.ResourceTypeReplicationJob, job.JobID, tags); err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE source_servers SET job_id = ? WHERE source_id = ?`, job.JobID, job.SourceID); err != nil {
-			return err
-		}
-		if token != "" {
-			if err := s.rememberToken(ctx, tx, accountID, token, digest, job.JobID); err != nil {
-				return err
-			}
-		}
-		return s.enqueueJob(ctx, tx, events.JobCreated, nil, job, "created")
+		return s.insertJob(ctx, tx, job, token, digest)
 	})
 	if err == nil {
 		s.outboxChanged.notify()
@@ -220,28 +171,61 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 	return jobID, err
 }
 
-// freeSource returns the job's source if it can be given a job: it exists, no unfinished job holds it, it is Available.
-func (s *Store) freeSource(ctx context.Context, tx *transaction, job *Job) (*Source, error) {
-	source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE account_id = ? AND source_id = ?`+tx.forUpdate(), job.AccountID, job.SourceID))
-	if errors.Is(err, ErrNotFound) {
-		return nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist: DescribeSourceServers lists those there are", job.SourceID)
-	}
+// insertJob writes a new job with its tags, the client token that it was made with, if any, and its first event.
+func (s *Store) insertJob(ctx context.Context, tx *transaction, job *Job, token, digest string) error {
+	filled, err := encodeSpec(&job.Spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if err := tx.later(ctx, nil, `INSERT INTO replication_jobs
+		(job_id, account_id, region_id, source_id, name, image_name, spec, status, sequence, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		job.JobID, job.AccountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status), job.Sequence,
+		millis(job.CreatedAt), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), value(job.Spec.ResourceGroupID), job.hours()); err != nil {
+		return err
+	}
+	var tags []smc.Tag
+	for _, tag := range job.Spec.Tag {
+		tags = append(tags, smc.Tag{Key: value(tag.Key), Value: value(tag.Value)})
+	}
+	if err := putTags(ctx, tx, job.AccountID, smc.ResourceTypeReplicationJob, job.JobID, tags); err != nil {
+		return err
+	}
+	if err := tx.later(ctx, nil, `UPDATE source_servers SET job_id = ? WHERE source_id = ?`, job.JobID, job.SourceID); err != nil {
+		return err
+	}
+	if token != "" {
+		if err := s.rememberToken(ctx, tx, job.AccountID, token, digest, job.JobID); err != nil {
+			return err
+		}
+	}
+	return s.enqueueJob(ctx, tx, events.JobCreated, nil, job, "created")
+}
+
+// unfinished are the jobs that hold their source and the name of their image.
+const unfinished = `status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`
+
+// freeSource asks for the job's source, and whether it can be given a job: it exists, no unfinished job holds it, it is Available.
+func freeSource(a *asking, job *Job) (answer func() (*Source, error)) {
+	var source *Source
+	a.ask(func(row rowScanner) (err error) {
+		source, err = scanSource(row)
+		return err
+	}, selectSource+` WHERE account_id = ? AND source_id = ?`+a.tx.forUpdate(), job.AccountID, job.SourceID)
 	var holder, status string
-	err = tx.QueryRowContext(ctx, `SELECT job_id, status FROM replication_jobs WHERE source_id = ?
-		AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.SourceID).Scan(&holder, &status)
-	if err == nil {
-		return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) has the unfinished job %s, which is %s: finish or delete that job first", source.SourceID, source.Name, holder, status)
+	a.ask(func(row rowScanner) error { return row.Scan(&holder, &status) },
+		`SELECT job_id, status FROM replication_jobs WHERE source_id = ? AND `+unfinished, job.SourceID)
+	return func() (*Source, error) {
+		switch {
+		case source == nil:
+			return nil, smc.Errorf(smc.CodeInvalidSourceIDNotFound, "source server %s does not exist: DescribeSourceServers lists those there are", job.SourceID)
+		case holder != "":
+			return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) has the unfinished job %s, which is %s: finish or delete that job first", source.SourceID, source.Name, holder, status)
+		case source.State != smc.SourceAvailable:
+			return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is %s, not Available: %s", source.SourceID, source.Name, source.State, "check its agent")
+		}
+		return source, nil
 	}
-	if !errors.Is(err, sql.ErrNoRows) {
-		return nil, err
-	}
-	if source.State != smc.SourceAvailable {
-		return nil, smc.Errorf(smc.CodeSourceServerStateInvalid, "source server %s (%s) is %s, not Available: %s", source.SourceID, source.Name, source.State, "check its agent")
-	}
-	return source, nil
 }
 
 // offered refuses a target that the source's system cannot be migrated to (CONTRACT: TargetType), and the targets that this
@@ -307,26 +291,28 @@ func fitToSource(job *Job, source *Source) error {
 	return smc.FitParts(&job.Spec)
 }
 
-// freeNames refuses a job name or image name that another job holds. The unique indexes hold the same rule; asking
-// first gives the better message.
-func freeNames(ctx context.Context, tx *transaction, job *Job) error {
-	var holder string
-	err := tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> '' AND job_id <> ?`, job.AccountID, job.Name, job.JobID).Scan(&holder)
-	if err == nil {
-		return smc.Errorf(smc.CodeReplicationJobNameDuplicate, "the name %q belongs to replication job %s: choose another", job.Name, holder)
+// freeNames asks whether another job holds the job's name or image name, where it has one. The unique indexes hold the same
+// rule; asking first gives the better message.
+func freeNames(a *asking, job *Job) (answer func() error) {
+	var named, imaged string
+	if job.Name != "" {
+		a.ask(func(row rowScanner) error { return row.Scan(&named) },
+			`SELECT job_id FROM replication_jobs WHERE account_id = ? AND name = ? AND name <> '' AND job_id <> ?`, job.AccountID, job.Name, job.JobID)
 	}
-	if !errors.Is(err, sql.ErrNoRows) {
-		return err
+	if job.ImageName != "" {
+		a.ask(func(row rowScanner) error { return row.Scan(&imaged) },
+			`SELECT job_id FROM replication_jobs WHERE account_id = ? AND region_id = ? AND image_name = ? AND job_id <> ? AND `+unfinished,
+			job.AccountID, job.RegionID, job.ImageName, job.JobID)
 	}
-	err = tx.QueryRowContext(ctx, `SELECT job_id FROM replication_jobs WHERE account_id = ? AND region_id = ? AND image_name = ?
-		AND job_id <> ? AND status IN ('Ready', 'Running', 'Stopped', 'Waiting', 'InError', 'Expired')`, job.AccountID, job.RegionID, job.ImageName, job.JobID).Scan(&holder)
-	if err == nil {
-		return smc.Errorf(smc.CodeImageNameUsedByReplicationJob, "the image name %q is held by the unfinished replication job %s: choose another", job.ImageName, holder)
+	return func() error {
+		switch {
+		case named != "":
+			return smc.Errorf(smc.CodeReplicationJobNameDuplicate, "the name %q belongs to replication job %s: choose another", job.Name, named)
+		case imaged != "":
+			return smc.Errorf(smc.CodeImageNameUsedByReplicationJob, "the image name %q is held by the unfinished replication job %s: choose another", job.ImageName, imaged)
+		}
+		return nil
 	}
-	if !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	return nil
 }
 
 // JobsWithoutWorkflow returns the ids of all jobs whose entity workflow was not seen to start, the oldest first.

@@ -154,7 +154,12 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 		if r.VpcID == nil { // it was that of the VSwitch before
 			spec.VpcID = nil
 		}
-		if err := placeInNetwork(ctx, tx, spec); err != nil {
+		a := asking{ctx: ctx, tx: tx}
+		place := placeInNetwork(&a, spec)
+		if err := a.answered(); err != nil {
+			return err
+		}
+		if err := place(); err != nil {
 			return err
 		}
 	}
@@ -184,7 +189,12 @@ func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.Modi
 	if r.ImageName != nil {
 		renamed.ImageName = *r.ImageName
 	}
-	if err := freeNames(ctx, tx, &renamed); err != nil {
+	a := asking{ctx: ctx, tx: tx}
+	free := freeNames(&a, &renamed)
+	if err := a.answered(); err != nil {
+		return err
+	}
+	if err := free(); err != nil {
 		return err
 	}
 	job.Name, job.ImageName = renamed.Name, renamed.ImageName

@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/drover/drover/smc"
@@ -22,37 +20,41 @@ func (s *Store) SetVSwitches(ctx context.Context, list smc.VSwitches) error {
 	}
 	return s.write(ctx, func(tx *transaction) error {
 		if list == nil {
-			_, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, vSwitchesName)
-			return err
+			return deleteSetting(ctx, tx, vSwitchesName)
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, vSwitchesName, string(encoded))
-		return err
+		return writeSetting(ctx, tx, vSwitchesName, string(encoded))
 	})
 }
 
 // placeInNetwork holds a job's VSwitchId and VpcId against the network list, and fills in the VpcId that follows from
-// the VSwitchId. The error is a VSwitchIdVpcId.Mismatch.
-func placeInNetwork(ctx context.Context, tx *transaction, spec *smc.CreateReplicationJobRequest) error {
+// the VSwitchId, once what it asks is answered. The error is a VSwitchIdVpcId.Mismatch.
+func placeInNetwork(a *asking, spec *smc.CreateReplicationJobRequest) (answer func() error) {
 	if value(spec.VSwitchID) == "" && value(spec.VpcID) == "" {
-		return nil
-	}
-	var encoded string
-	err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, vSwitchesName).Scan(&encoded)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
+		return func() error { return nil }
 	}
 	var list smc.VSwitches
-	if err := json.Unmarshal([]byte(encoded), &list); err != nil {
-		return fmt.Errorf("the network list in the database: %w", err)
+	known := false
+	a.ask(func(row rowScanner) error {
+		var encoded string
+		if err := row.Scan(&encoded); err != nil {
+			return err
+		}
+		known = true
+		if err := json.Unmarshal([]byte(encoded), &list); err != nil {
+			return fmt.Errorf("the network list in the database: %w", err)
+		}
+		return nil
+	}, `SELECT value FROM settings WHERE name = ?`, vSwitchesName)
+	return func() error {
+		if !known {
+			return nil
+		}
+		if err := list.Check(value(spec.VSwitchID), value(spec.VpcID)); err != nil {
+			return err
+		}
+		if vpcID := list[value(spec.VSwitchID)]; vpcID != "" {
+			spec.VpcID = &vpcID
+		}
+		return nil
 	}
-	if err := list.Check(value(spec.VSwitchID), value(spec.VpcID)); err != nil {
-		return err
-	}
-	if vpcID := list[value(spec.VSwitchID)]; vpcID != "" {
-		spec.VpcID = &vpcID
-	}
-	return nil
 }

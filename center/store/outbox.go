@@ -86,9 +86,8 @@ func (s *Store) enqueue(ctx context.Context, tx *transaction, resourceID, key st
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (event_id, resource_id, sequence, transition_key, subject, event, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+	return tx.later(ctx, nil, `INSERT INTO outbox (event_id, resource_id, sequence, transition_key, subject, event, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 		record.ID, resourceID, record.Sequence, key, record.Subject, string(record.Data), millis(s.now()))
-	return err
 }
 
 // written reports whether a transition of that key is in the outbox already.

@@ -35,7 +35,7 @@ type Job struct {
 	Queue                Queue     // where it waits for a running slot
 	Runs                 []Run     // filled by JobPage and Job
 	Trouble              Trouble   // what keeps a Running job from getting on; filled by JobPage and Job
-	Tags                 []smc.Tag // filled by JobPage
+	Tags                 []smc.Tag // filled by JobPage and Job
 }
 
 // RunOnce reports whether the job is a one-time job.

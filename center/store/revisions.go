@@ -43,120 +43,98 @@ func (s *Store) JobChanges(ctx context.Context, accountID string) (changes int64
 	return changes, err
 }
 
-// JobPage lists the jobs of an account and reads those that known does not report as known, with their runs and tags. All of
-// it is of one moment after the call began. before is the page as an earlier call returned it, for the same arguments, or nil:
-// it spares listing the account's jobs while they are the same ones.
-func (s *Store) JobPage(ctx context.Context, accountID string, filter JobFilter, page Page, before *JobPage, known func(JobRevision) bool) (JobPage, error) {
+// JobPage lists the jobs of an account and reads those that the caller does not know as they are, with their runs and tags. All of
+// it is of one moment after the call began. known tells the revision at which the caller knows a job. before is the page as an
+// earlier call returned it, for the same arguments, or nil: it spares listing the account's jobs while they are the same ones.
+func (s *Store) JobPage(ctx context.Context, accountID string, filter JobFilter, page Page, before *JobPage, known func(jobID string) (revision int64, ok bool)) (JobPage, error) {
 	ctx = toEnd(ctx)
-	unknown := func(jobs []JobRevision) (ids []string) {
-		for _, job := range jobs {
-			if !known(job) {
-				ids = append(ids, job.JobID)
-			}
-		}
-		return ids
-	}
 	if before != nil {
-		// One statement, and no transaction, tells that of what the caller knows nothing changed.
-		result, same, err := samePage(ctx, s.db, s.db.dialect, accountID, before)
-		if err != nil || same && len(unknown(result.Jobs)) == 0 {
+		// One statement tells that nothing changed of what the caller knows. What has to be read takes another, and no transaction.
+		result, same, err := samePage(ctx, s.db, s.db.dialect, accountID, before, known, false)
+		if err == nil && same && len(result.Unknown) > 0 {
+			result, same, err = samePage(ctx, s.db, s.db.dialect, accountID, before, known, true)
+		}
+		if err != nil || same && !slices.ContainsFunc(result.unknown(), (*Job).Queued) {
 			return result, err
 		}
 	}
 	var result JobPage
-	err := s.db.read(ctx, func(tx *transaction) (err error) {
-		same := false
-		if before != nil {
-			if result, same, err = samePage(ctx, tx, s.db.dialect, accountID, before); err != nil {
-				return err
-			}
-		}
-		if !same {
-			if result, err = listPage(ctx, tx, accountID, filter.of(accountID), page); err != nil {
-				return err
-			}
-		}
-		if result.Unknown, err = readJobs(ctx, tx, unknown(result.Jobs)); err != nil {
+	err := s.db.read(ctx, func(tx *transaction) error {
+		listed, err := listPage(ctx, tx, accountID, filter.of(accountID), page)
+		if err != nil {
 			return err
 		}
-		return s.fillQueue(ctx, tx, slices.Collect(maps.Values(result.Unknown))...)
+		if result, _, err = samePage(ctx, tx, s.db.dialect, accountID, &listed, known, true); err != nil {
+			return err
+		}
+		return s.fillQueue(ctx, tx, result.unknown()...)
 	})
 	return result, err
 }
+
+func (p *JobPage) unknown() []*Job { return slices.Collect(maps.Values(p.Unknown)) }
+
+func (p *JobPage) ids() []string {
+	ids := make([]string, len(p.Jobs))
+	for i, job := range p.Jobs {
+		ids[i] = job.JobID
+	}
+	return ids
+}
+
+// unknownRevision is less than any revision.
+const unknownRevision int64 = -1
 
 const jobsRevision = `SELECT CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS revision, CAST(COALESCE(SUM(membership), 0) AS BIGINT) AS membership
 	FROM job_changes WHERE account_id = ?`
 
-// samePage reads the revisions that the jobs of a page have now, all in one statement and so at one moment. same is false when the
-// page has to be listed again.
-func samePage(ctx context.Context, from reader, d dialect, accountID string, before *JobPage) (result JobPage, same bool, err error) {
-	changed := d.changedJobs(accountID, before)
-	rows, err := from.QueryContext(ctx, `SELECT r.revision, r.membership, COALESCE(j.job_id, ''), COALESCE(j.revision, 0) FROM (`+jobsRevision+`) r
+// samePage reads the revisions that an account has now, and which jobs of a page are not known as they are now, all in one statement
+// and so at one moment. whole has it read those jobs too; else Unknown only names them. same is false when the page has to be listed again.
+func samePage(ctx context.Context, from reader, d dialect, accountID string, before *JobPage, known func(string) (int64, bool), whole bool) (result JobPage, same bool, err error) {
+	result.Total, result.Jobs, result.Unknown = before.Total, slices.Clone(before.Jobs), map[string]*Job{}
+	revisions, index := make([]int64, len(result.Jobs)), make(map[string]int, len(result.Jobs))
+	for i := range result.Jobs {
+		job := &result.Jobs[i]
+		index[job.JobID], revisions[i] = i, unknownRevision
+		if revision, ok := known(job.JobID); ok {
+			job.Revision, revisions[i] = revision, revision
+		}
+	}
+	columns := `''`
+	if whole {
+		columns = `CASE WHEN j.job_id IS NULL THEN '' ELSE ` + d.wholeJob() + ` END`
+	}
+	changed := d.changedJobs(accountID, before, revisions)
+	rows, err := from.QueryContext(ctx, `SELECT r.revision, r.membership, COALESCE(j.job_id, ''), COALESCE(j.revision, 0), `+columns+` FROM (`+jobsRevision+`) r
 		LEFT JOIN replication_jobs j ON`+strings.TrimPrefix(changed.String(), " WHERE"), append([]any{accountID}, changed.args...)...)
 	if err != nil {
 		return JobPage{}, false, err
 	}
-	revisions := make(map[string]int64)
-	_, err = collect(rows, func(row rowScanner) (job JobRevision, err error) {
-		err = row.Scan(&result.Revision.Changes, &result.Revision.Membership, &job.JobID, &job.Revision)
-		revisions[job.JobID] = job.Revision
-		return job, err
-	})
-	if err != nil || result.Revision.Membership != before.Revision.Membership {
-		return JobPage{}, false, err
-	}
-	result.Total, result.Jobs = before.Total, slices.Clone(before.Jobs)
-	for i, job := range result.Jobs {
-		if revision, ok := revisions[job.JobID]; ok {
-			result.Jobs[i].Revision = revision
+	_, err = collect(rows, func(row rowScanner) (_ struct{}, err error) {
+		var id, encoded string
+		var revision int64
+		if err := row.Scan(&result.Revision.Changes, &result.Revision.Membership, &id, &revision, &encoded); err != nil || id == "" {
+			return struct{}{}, err
 		}
-	}
-	return result, true, nil
+		result.Jobs[index[id]].Revision, result.Unknown[id] = revision, nil
+		if whole {
+			result.Unknown[id], err = decodeJob(encoded)
+		}
+		return struct{}{}, err
+	})
+	return result, err == nil && result.Revision.Membership == before.Revision.Membership, err
 }
 
 // listPage lists jobs, newest first, and counts all that match.
 func listPage(ctx context.Context, tx *transaction, accountID string, where *conditions, page Page) (result JobPage, err error) {
-	if err := tx.QueryRowContext(ctx, jobsRevision, accountID).Scan(&result.Revision.Changes, &result.Revision.Membership); err != nil {
-		return JobPage{}, err
-	}
-	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM replication_jobs`+where.String(), where.args...).Scan(&result.Total); err != nil {
-		return JobPage{}, err
-	}
-	rows, err := tx.QueryContext(ctx, `SELECT job_id, revision FROM replication_jobs`+where.String()+` ORDER BY created_at DESC, job_id LIMIT ? OFFSET ?`,
+	a := asking{ctx: ctx, tx: tx}
+	a.ask(func(row rowScanner) error { return row.Scan(&result.Revision.Changes, &result.Revision.Membership) }, jobsRevision, accountID)
+	a.ask(func(row rowScanner) error { return row.Scan(&result.Total) }, `SELECT COUNT(*) FROM replication_jobs`+where.String(), where.args...)
+	a.ask(func(row rowScanner) error {
+		var job JobRevision
+		defer func() { result.Jobs = append(result.Jobs, job) }()
+		return row.Scan(&job.JobID, &job.Revision)
+	}, `SELECT job_id, revision FROM replication_jobs`+where.String()+` ORDER BY created_at DESC, job_id LIMIT ? OFFSET ?`,
 		append(where.args, page.Size, (page.Number-1)*page.Size)...)
-	if err != nil {
-		return JobPage{}, err
-	}
-	result.Jobs, err = collect(rows, func(row rowScanner) (job JobRevision, err error) { return job, row.Scan(&job.JobID, &job.Revision) })
-	return result, err
-}
-
-// readJobs reads jobs with their runs and tags.
-func readJobs(ctx context.Context, tx *transaction, ids []string) (map[string]*Job, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	where := &conditions{}
-	where.in("job_id", ids)
-	rows, err := tx.QueryContext(ctx, selectJob+where.String(), where.args...)
-	if err != nil {
-		return nil, err
-	}
-	jobs, err := collect(rows, scanJob)
-	if err != nil {
-		return nil, err
-	}
-	tags, err := tagsOf(ctx, tx, ids)
-	if err != nil {
-		return nil, err
-	}
-	byID := make(map[string]*Job, len(jobs))
-	for _, job := range jobs {
-		job.Tags = tags[job.JobID]
-		byID[job.JobID] = job
-	}
-	if err := fillRuns(ctx, tx, jobs...); err != nil {
-		return nil, err
-	}
-	return byID, fillTroubles(ctx, tx, jobs...)
+	return result, a.answered()
 }

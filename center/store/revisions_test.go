@@ -11,7 +11,7 @@ import (
 )
 
 // unknown makes JobPage read every job.
-func unknown(JobRevision) bool { return false }
+func unknown(string) (int64, bool) { return 0, false }
 
 // Jobs is JobPage for who knows nothing.
 func (f *fixture) Jobs(ctx context.Context, accountID string, filter JobFilter, page Page) (jobs []*Job, total int, err error) {
@@ -22,25 +22,33 @@ func (f *fixture) Jobs(ctx context.Context, accountID string, filter JobFilter, 
 	return jobs, found.Total, err
 }
 
+type keptJob struct {
+	revision int64
+	*Job
+}
+
 // keeper asks for a listing again and again, and keeps what it was given.
 type keeper struct {
 	accountID string
 	filter    JobFilter
 	before    *JobPage
-	jobs      map[JobRevision]*Job
+	jobs      map[string]keptJob
 }
 
 func (k *keeper) show(f *fixture) (shown []*Job) {
 	f.t.Helper()
-	page, err := f.JobPage(f.ctx, k.accountID, k.filter, Page{1, 10}, k.before, func(job JobRevision) bool { return k.jobs[job] != nil })
+	page, err := f.JobPage(f.ctx, k.accountID, k.filter, Page{1, 10}, k.before, func(jobID string) (int64, bool) {
+		kept, ok := k.jobs[jobID]
+		return kept.revision, ok
+	})
 	require.NoError(f.t, err)
 	k.before = &page
 	for _, job := range page.Jobs {
 		if read := page.Unknown[job.JobID]; read != nil {
-			k.jobs[job] = read
+			k.jobs[job.JobID] = keptJob{job.Revision, read}
 		}
-		require.NotNil(f.t, k.jobs[job], job)
-		shown = append(shown, k.jobs[job])
+		require.Equal(f.t, job.Revision, k.jobs[job.JobID].revision)
+		shown = append(shown, k.jobs[job.JobID].Job)
 	}
 	return shown
 }
@@ -94,7 +102,7 @@ func TestEveryWriteRevises(t *testing.T) {
 			_, err := f.NoteTrouble(f.ctx, first, 1, "Code", "info")
 			require.NoError(t, err)
 
-			k := &keeper{accountID: account, filter: write.filter, jobs: map[JobRevision]*Job{}}
+			k := &keeper{accountID: account, filter: write.filter, jobs: map[string]keptJob{}}
 			if write.accountID != "" {
 				k.accountID = write.accountID
 			}

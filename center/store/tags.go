@@ -29,10 +29,10 @@ func resourceTable(resourceType string) (table, id string) {
 	return "source_servers", "source_id"
 }
 
-// reader is a *database or a *transaction.
+// reader is a *database or a *transaction. What is wrong with a row is said when it is scanned.
 type reader interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	QueryRowContext(ctx context.Context, query string, args ...any) rowScanner
 }
 
 // requireResources refuses ids the account does not have.
@@ -68,7 +68,7 @@ func (s *Store) TagResources(ctx context.Context, accountID, resourceType string
 
 func putTags(ctx context.Context, tx *transaction, accountID, resourceType, id string, tags []smc.Tag) error {
 	for _, tag := range tags {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO tags (account_id, resource_type, resource_id, tag_key, tag_value) VALUES (?, ?, ?, ?, ?)
+		if err := tx.later(ctx, nil, `INSERT INTO tags (account_id, resource_type, resource_id, tag_key, tag_value) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (resource_id, tag_key) DO UPDATE SET tag_value = excluded.tag_value`, accountID, resourceType, id, tag.Key, tag.Value); err != nil {
 			return err
 		}

@@ -163,7 +163,7 @@ func (s *Store) writeTransition(ctx context.Context, tx *transaction, previous, 
 // jobEvent numbers a transition of a job and puts its event into the outbox.
 func (s *Store) jobEvent(ctx context.Context, tx *transaction, what events.JobChange, previous, job *Job, key string) error {
 	job.Sequence++
-	if _, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
+	if err := tx.later(ctx, nil, `UPDATE replication_jobs SET sequence = ? WHERE job_id = ?`, job.Sequence, job.JobID); err != nil {
 		return err
 	}
 	return s.enqueueJob(ctx, tx, what, previous, job, key)
@@ -409,7 +409,7 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = ? WHERE job_id = ? AND number = ?`, bytesTotal, jobID, run); err != nil {
+			if err := tx.later(ctx, nil, `UPDATE replication_runs SET bytes_total = ? WHERE job_id = ? AND number = ?`, bytesTotal, jobID, run); err != nil {
 				return err
 			}
 			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters, change)
@@ -647,13 +647,12 @@ func (p SyncProgress) Percent() float64 {
 // UpdateProgress records how far a run is. No figure but the rate ever goes backwards (DESIGN: Progress is data).
 func (s *Store) UpdateProgress(ctx context.Context, jobID string, run int, p SyncProgress) error {
 	return s.write(ctx, func(tx *transaction) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE replication_runs SET bytes_total = `+tx.greatest("bytes_total", "?")+`, bytes_read = `+tx.greatest("bytes_read", "?")+`,
+		if err := tx.later(ctx, nil, `UPDATE replication_runs SET bytes_total = `+tx.greatest("bytes_total", "?")+`, bytes_read = `+tx.greatest("bytes_read", "?")+`,
 			bytes_sent = `+tx.greatest("bytes_sent", "?")+`, bytes_sent_raw = `+tx.greatest("bytes_sent_raw", "?")+`, rate = ? WHERE job_id = ? AND number = ?`,
 			p.BytesTotal, p.BytesRead, p.BytesSent, p.BytesSentRaw, p.Rate, jobID, run); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET progress = `+tx.greatest("progress", "?")+` WHERE job_id = ? AND run = ? AND status = ?`,
+		return tx.later(ctx, nil, `UPDATE replication_jobs SET progress = `+tx.greatest("progress", "?")+` WHERE job_id = ? AND run = ? AND status = ?`,
 			p.Percent(), jobID, run, string(smc.StatusRunning))
-		return err
 	})
 }

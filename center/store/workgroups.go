@@ -41,8 +41,12 @@ func (s *Store) CreateWorkgroup(ctx context.Context, group Workgroup, clientToke
 	err := s.write(ctx, func(tx *transaction) error {
 		id = group.WorkgroupID
 		if clientToken != "" {
-			made, known, err := s.madeBefore(ctx, tx, group.AccountID, workgroupToken+clientToken, digest)
-			if err != nil || known {
+			a := asking{ctx: ctx, tx: tx}
+			before := s.madeBefore(&a, group.AccountID, workgroupToken+clientToken, digest)
+			if err := a.answered(); err != nil {
+				return err
+			}
+			if made, known, err := before(); err != nil || known {
 				id = made
 				return err
 			}

@@ -59,7 +59,7 @@ func (d *database) writeInTurn(ctx context.Context, turn string, fn func(*transa
 	w := &write{ctx: ctx, fn: fn, done: make(chan struct{})}
 	if lock := d.takeTurn(); lock != "" {
 		w.fn = func(tx *transaction) error {
-			if _, err := tx.ExecContext(ctx, lock, turn); err != nil {
+			if err := tx.later(ctx, nil, lock, turn); err != nil {
 				return err
 			}
 			return fn(tx)
@@ -82,7 +82,7 @@ func (d *database) run(w *write) error {
 // writeRow runs one statement that writes, committed by itself, and scans the row that it returns; found is false when it returns
 // none. The statement is to be right without a serializable transaction around it. On PostgreSQL it waits for no turn: it is over at once.
 func (d *database) writeRow(ctx context.Context, into []any, query string, args ...any) (found bool, err error) {
-	scan := func(row *sql.Row) error {
+	scan := func(row rowScanner) error {
 		err := row.Scan(into...)
 		found = err == nil
 		if errors.Is(err, sql.ErrNoRows) {
@@ -143,20 +143,15 @@ func (d *database) alone(w *write) {
 }
 
 func (d *database) try(ctx context.Context, options *sql.TxOptions, fn func(*transaction) error) error {
-	tx, err := d.writing.BeginTx(ctx, options)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	t := &transaction{Tx: tx, dialect: d.dialect, statements: d.writing.statements}
-	defer t.prepare(ctx)
-	if err := fn(t); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+	return d.within(ctx, d.writing.DB, d.writing.statements, options, func(tx *transaction) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := tx.commit(ctx); err != nil {
+			return fmt.Errorf("commit: %w", err)
+		}
+		return nil
+	})
 }
 
 // together runs writes one after the other in one transaction, each in a savepoint. It reports false when nothing of it is
