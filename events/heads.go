@@ -28,6 +28,8 @@ func Heads(ctx context.Context, js jetstream.JetStream, region string, each func
 	}
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true,
+		// What is done with a batch may take long; by itself the server gives a consumer up that asks for nothing for 5 s.
+		InactiveThreshold: abandoned,
 	})
 	if err != nil {
 		return fmt.Errorf("read the last events of stream %s: %w", StreamName, err)

@@ -164,7 +164,11 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			r.noteFailure(err)
-			r.wait(ctx, r.backoff(), status, false)
+			pause := r.backoff()
+			if isStreamMissing(err) {
+				pause = max(pause, deletion)
+			}
+			r.wait(ctx, pause, status, false)
 			continue
 		}
 		r.noteSuccess()
@@ -181,6 +185,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// deletion is how long a relay leaves a stream alone that is not there. A stream that is made again while the server still deletes
+// the one of before loses its directory with it, and takes nothing until the server is started again (nats-server 2.15).
+const deletion = time.Second
 
 // wait returns after d, when the connection is back, when ctx ends, or, if asked, when the relay is woken.
 func (r *Relay) wait(ctx context.Context, d time.Duration, status <-chan nats.Status, wakeable bool) {

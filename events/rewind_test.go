@@ -21,6 +21,20 @@ func (o *rewindable) RewindAll(context.Context) error {
 	return nil
 }
 
+// lookedAt is a rewindable that tells when it is looked at: whoever looks has seen to the stream.
+type lookedAt struct {
+	*rewindable
+	looked chan struct{}
+}
+
+func (o lookedAt) Pending(ctx context.Context, limit int) ([]Record, error) {
+	select {
+	case o.looked <- struct{}{}:
+	default:
+	}
+	return o.rewindable.Pending(ctx, limit)
+}
+
 // Whoever notices that the stream is lost fills it again, in order, while several relays work and new events come.
 func TestRelayFillsALostStreamAgain(t *testing.T) {
 	ctx := testContext(t)
@@ -32,7 +46,9 @@ func TestRelayFillsALostStreamAgain(t *testing.T) {
 	total := fill(t, o.memOutbox, jobs, before)
 	for range 3 {
 		_, js := srv.connect(zap.NewNop())
-		goRun(t, NewRelay(js, o, quick(RelayConfig{Batch: 40}), zap.New(core)).Run)
+		outbox := lookedAt{o, make(chan struct{}, 1)}
+		goRun(t, NewRelay(js, outbox, quick(RelayConfig{Batch: 40}), zap.New(core)).Run)
+		<-outbox.looked
 	}
 	o.await(t, total)
 
@@ -115,4 +131,15 @@ func TestHeads(t *testing.T) {
 		require.Equal(t, uint64(2), sequence, id)
 	}
 	require.Equal(t, map[string]uint64{"s-2": 8}, heads("elsewhere"))
+
+	// Each of a batch may be a write to a database.
+	require.NoError(t, Heads(ctx, js, "elsewhere", func(Head) error {
+		stream, err := js.Stream(ctx, StreamName)
+		require.NoError(t, err)
+		list := stream.ListConsumers(ctx)
+		info := <-list.Info()
+		require.NoError(t, list.Err())
+		require.GreaterOrEqual(t, info.Config.InactiveThreshold, time.Minute)
+		return nil
+	}))
 }

@@ -303,6 +303,9 @@ func sequenceAt(ctx context.Context, stream jetstream.Stream, at time.Time) (uin
 	return info.Delivered.Stream + 1, nil
 }
 
+// abandoned is how long nobody reads a consumer that has no name until the server removes it.
+const abandoned = time.Minute
+
 // openEphemeral does what the client library's ordered consumer does, but sees when the stream was
 // made again: the library would wait for a sequence that the new stream may never reach.
 func (s *subscriber) openEphemeral(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
@@ -313,8 +316,8 @@ func (s *subscriber) openEphemeral(ctx context.Context, stream jetstream.Stream)
 		AckPolicy:      jetstream.AckNonePolicy,
 		MemoryStorage:  true,
 		Replicas:       1,
-		// The server removes what nobody reads.
-		InactiveThreshold: time.Minute,
+
+		InactiveThreshold: abandoned,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ephemeral consumer: %w", err)
