@@ -341,22 +341,29 @@ func ofTerm(jobID string, term int) string {
 // keepAlive heartbeats for an activity until stop is called, and cancels its context when its worker shuts down.
 func keepAlive(ctx context.Context) (context.Context, func()) {
 	alive, cancel := context.WithCancelCause(ctx)
+	go heartbeat(ctx, alive.Done())
 	go func() {
-		ticker := time.NewTicker(heartbeatInterval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-alive.Done():
-				return
-			case <-activity.GetWorkerStopChannel(ctx):
-				cancel(errWorkerStopping)
-				return
-			case <-ticker.C:
-				activity.RecordHeartbeat(ctx)
-			}
+		select {
+		case <-alive.Done():
+		case <-activity.GetWorkerStopChannel(ctx):
+			cancel(errWorkerStopping)
 		}
 	}()
 	return alive, func() { cancel(nil) }
+}
+
+// heartbeat beats for an activity until the end of it.
+func heartbeat(ctx context.Context, end <-chan struct{}, details ...any) {
+	ticker := time.NewTicker(heartbeatInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-end:
+			return
+		case <-ticker.C:
+			activity.RecordHeartbeat(ctx, details...)
+		}
+	}
 }
 
 // rateMeter averages a growing figure over the last seconds.

@@ -57,18 +57,7 @@ func beat(ctx context.Context, details ...any) (stop func()) {
 	}
 	done := make(chan struct{})
 	var beating sync.WaitGroup
-	beating.Go(func() {
-		ticker := time.NewTicker(heartbeatInterval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-				activity.RecordHeartbeat(ctx, details...)
-			}
-		}
-	})
+	beating.Go(func() { heartbeat(ctx, done, details...) })
 	return func() {
 		close(done)
 		beating.Wait()
