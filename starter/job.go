@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,7 +208,7 @@ func (c *cli) jobListCommand() *cobra.Command {
 				if d := running[j.JobID]; d != nil {
 					rate, left = rateAndLeft(d.BytesPerSecond, d.EtaSeconds)
 				}
-				t.Add(j.JobID, j.Name, phaseOf(j.Status, j.BusinessStatus), progress.Percent(j.Progress), orDash(rate), orDash(left), strconv.Itoa(len(j.ReplicationJobRuns)),
+				t.Add(j.JobID, orDash(j.Name), phaseOf(j.Status, j.BusinessStatus), progress.Percent(j.Progress), orDash(rate), orDash(left), strconv.Itoa(len(j.ReplicationJobRuns)),
 					j.SourceID, orDash(j.ImageID), localTime(j.CreationTime), j.ErrorCode)
 			}
 			return t.Write(c.out, "")
@@ -541,7 +542,7 @@ func (c *cli) watchJob(ctx context.Context, client *smc.Client, job smc.Replicat
 
 func (c *cli) showWatched(view *progress.View, job smc.ReplicationJob, d, last *smc.DescribeReplicationJobDetailsResult) error {
 	if !c.json() {
-		view.Update(progress.OfJob(job.Name, d))
+		view.Update(progress.OfJob(cmp.Or(job.Name, job.JobID), d))
 		return nil
 	}
 	same := last != nil && d.Status == last.Status && d.BusinessStatus == last.BusinessStatus && d.Run == last.Run &&

@@ -244,6 +244,16 @@ func TestJobWatch(t *testing.T) {
 		assert.Equal(t, exitFailed, o.code)
 		assert.Contains(t, o.stderr, "the job is gone")
 	})
+	t.Run("without a name", func(t *testing.T) {
+		t.Parallel()
+		e := newEndpoint(t)
+		e.jobs = []smc.ReplicationJob{{JobID: "j-0123456789", Status: smc.StatusInError}}
+		e.watch(inError)
+		o := e.drover(t, "job", "watch", "j-0123456789")
+		assert.Regexp(t, `^j-0123456789  InError `, o.stdout)
+		assert.Contains(t, o.stderr, "drover: job j-0123456789 is InError: ")
+		assert.Contains(t, e.drover(t, "job", "list").stdout, "j-0123456789  -     InError")
+	})
 	t.Run("endpoint without live detail", func(t *testing.T) {
 		t.Parallel()
 		e := newEndpoint(t)
