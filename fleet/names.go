@@ -36,9 +36,8 @@ func MigrationID(fleet, sourceID string) string { return "migration/" + fleet + 
 const (
 	// Queue is the task queue of fleets, of migrations and of their activities.
 	Queue = "orchestrator"
-	// WorkflowType and MigrationType are the types of the workflows.
-	WorkflowType  = "Fleet"
-	MigrationType = "Migration"
+	// WorkflowType is the type of a fleet's workflow.
+	WorkflowType = "Fleet"
 	// QueryStatus asks a fleet for its Status, a migration for its MigrationStatus.
 	QueryStatus = "status"
 	// SignalJobChanged tells a migration of a JobChanged.
