@@ -145,6 +145,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetVersionTemplate("drover {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(helpCommand(root))
 	flags := root.PersistentFlags()
 	flags.VarP(&c.output, "output", "o", "`FORMAT` of the output: table or json")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` of the authority of the center's certificate (DROVER_CA_FILE)")
@@ -152,6 +153,23 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
 		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.doctorCommand(), c.apiCommand())
 	return root
+}
+
+// helpCommand is cobra's, but that a command there is not is a mistake.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]...",
+		Short:   "Help about any command",
+		Example: "  drover help job create",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return needsCommand(cmd, rest)
+			}
+			cmd.InitDefaultHelpFlag() // it is in the help that --help prints
+			return cmd.Help()
+		},
+	}
 }
 
 // versionText is the version set at build time, else the one Go stamps into the binary.

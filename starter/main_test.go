@@ -155,6 +155,8 @@ func TestWrongUsage(t *testing.T) {
 		{"", "drover: a command is missing"},
 		{"nope", `drover: no command is called "nope"`},
 		{"job", "drover job: a command is missing"},
+		{"help nope", `drover help: no command is called "nope"`},
+		{"help job wach", "did you mean watch?"},
 		{"job nope", `drover job: no command is called "nope"`},
 		{"job start", "drover job start: JOB is missing"},
 		{"job start a b", `unexpected argument "b"`},
@@ -218,6 +220,7 @@ func TestHelpIsOutput(t *testing.T) {
 	}
 	commands()
 	assert.Equal(t, exitOK, droverWith(t, nil, "--version").code)
+	assert.Equal(t, droverWith(t, nil, "job", "start", "--help"), droverWith(t, nil, "help", "job", "start"))
 }
 
 // TestExamples: every command shows how it is called, and none of its examples is wrong usage.
