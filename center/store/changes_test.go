@@ -148,3 +148,26 @@ func TestEveryTransitionIsAnEvent(t *testing.T) {
 	require.Subset(t, append(ofJob, f.changes(expiring)...), known(t, events.TypeJobStatus), "a change that nothing makes")
 	require.Subset(t, append(ofSource, f.changes(other.SourceID)...), known(t, events.TypeSourceState), "a change that nothing makes")
 }
+
+// Those who wait for events are woken by the heartbeats that write one, and by no other.
+func TestHeartbeatsWakeWhenTheyTellSomething(t *testing.T) {
+	f := newFixture(t)
+	source := f.source("web")
+	woken := func(do func() error) bool {
+		t.Helper()
+		changed := f.OutboxChanged()
+		require.NoError(t, do())
+		select {
+		case <-changed:
+			return true
+		default:
+			return false
+		}
+	}
+	heartbeat := func() error { return f.Heartbeat(f.ctx, source.SourceID, source.Server) }
+	require.False(t, woken(heartbeat))
+	_, err := f.MarkOffline(f.ctx, f.clock.read().Add(time.Second))
+	require.NoError(t, err)
+	require.True(t, woken(heartbeat), "the source is back")
+	require.False(t, woken(heartbeat))
+}

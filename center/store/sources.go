@@ -81,7 +81,8 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 	if err != nil {
 		return err
 	}
-	return s.writeEvents(ctx, func(tx *transaction) error {
+	moved := false
+	err = s.write(ctx, func(tx *transaction) error {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, sourceID))
 		if err != nil {
 			return fmt.Errorf("source %s: %w", sourceID, err)
@@ -90,8 +91,15 @@ func (s *Store) Heartbeat(ctx context.Context, sourceID string, server agentapi.
 			millis(s.now()), string(description), sourceID); err != nil {
 			return err
 		}
-		return s.moveSource(ctx, tx, source, "")
+		before := source.Sequence
+		err = s.moveSource(ctx, tx, source, "")
+		moved = source.Sequence != before
+		return err
 	})
+	if err == nil && moved { // a fleet's heartbeats come all the time, and hardly one of them writes an event
+		s.outboxChanged.notify()
+	}
+	return err
 }
 
 // MarkOffline makes every source server Unavailable that was last heard of before the given time (CONTRACT: offline
