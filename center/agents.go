@@ -39,12 +39,7 @@ func (e *Endpoint) agentCall(operation string, do func(*http.Request) (any, erro
 		answer, err := do(r)
 		e.observe(APIAgent, operation, began, err)
 		if err != nil {
-			log := e.Logger.With(zap.String("request_id", requestID), zap.String("path", r.URL.Path))
-			if smc.AsError(err).HTTPStatus >= http.StatusInternalServerError && r.Context().Err() == nil {
-				log.Error("agent's call failed", zap.Error(err))
-			} else {
-				log.Info("agent's call refused", zap.Error(err))
-			}
+			logRefused(r.Context(), e.Logger.With(zap.String("request_id", requestID), zap.String("path", r.URL.Path)), "agent's call", err)
 			e.refuse(w, smc.FormatJSON, requestID, err)
 			return
 		}

@@ -1,6 +1,8 @@
 package center
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
@@ -47,4 +51,27 @@ func TestAgentOfASourceThatGoes(t *testing.T) {
 		return nil, f.store.Heartbeat(r.Context(), source.SourceID, described)
 	})(r)
 	require.Equal(t, smc.CodeInvalidAgentToken, smc.CodeOf(err), "%v", err)
+}
+
+// The log has an error where the center failed, and none where the caller was refused or went away.
+func TestWhatIsLoggedOfCallsThatFail(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, test := range []struct {
+		ctx  context.Context
+		err  error
+		want zapcore.Level
+		text string
+	}{
+		{t.Context(), errors.New("disk full"), zap.ErrorLevel, "call failed"},
+		{t.Context(), smc.Errorf(smc.CodeServiceUnavailable, ""), zap.ErrorLevel, "call failed"},
+		{t.Context(), smc.Errorf(smc.CodeInvalidParameter, "Name: no"), zap.InfoLevel, "call refused"},
+		{gone, context.Canceled, zap.InfoLevel, "call refused"},
+	} {
+		core, logged := observer.New(zap.DebugLevel)
+		logRefused(test.ctx, zap.New(core), "call", test.err)
+		require.Equal(t, 1, logged.Len())
+		require.Equal(t, test.want, logged.All()[0].Level, "%v", test.err)
+		require.Equal(t, test.text, logged.All()[0].Message)
+	}
 }

@@ -225,11 +225,7 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 	defer e.observe(APISMC, name, c.now, err)
 	c.log = c.log.With(zap.String("action", name), zap.String("account_id", c.accountID), zap.Duration("took", time.Since(c.now)))
 	if err != nil {
-		if refusal := smc.AsError(err); refusal.HTTPStatus >= http.StatusInternalServerError {
-			c.log.Error("call failed", zap.Error(err))
-		} else {
-			c.log.Info("call refused", zap.String("code", refusal.Code), zap.String("reason", refusal.Message))
-		}
+		logRefused(r.Context(), c.log, "call", err)
 		e.refuse(w, format, c.requestID, err)
 		return
 	}
@@ -322,6 +318,15 @@ func (e *Endpoint) do(ctx context.Context, c *call, request *smc.Request, operat
 		return nil, err
 	}
 	return handle(ctx, c, decoded)
+}
+
+// logRefused logs a call that is answered with an error: as a failure of the center where it is one, and not of a caller who went away.
+func logRefused(ctx context.Context, log *zap.Logger, call string, err error) {
+	if refusal := smc.AsError(err); refusal.HTTPStatus < http.StatusInternalServerError || ctx.Err() != nil {
+		log.Info(call+" refused", zap.String("code", refusal.Code), zap.NamedError("reason", err))
+		return
+	}
+	log.Error(call+" failed", zap.Error(err))
 }
 
 func (e *Endpoint) refuse(w http.ResponseWriter, format smc.Format, requestID string, err error) {
