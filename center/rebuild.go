@@ -9,6 +9,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/errgroup"
@@ -133,15 +134,30 @@ func anyOf(set map[string]bool) string {
 
 // openEntities returns the jobs whose entities are open.
 func (t *TemporalEngine) openEntities(ctx context.Context) (map[string]bool, error) {
+	executions, err := OpenWorkflows(ctx, t.Client, "ReplicationJob")
+	if err != nil {
+		return nil, err
+	}
 	open := map[string]bool{}
-	request := &workflowservice.ListWorkflowExecutionsRequest{Query: `WorkflowType = 'ReplicationJob' AND ExecutionStatus = 'Running'`}
+	for id := range executions {
+		open[strings.TrimPrefix(id, workflows.JobID(""))] = true
+	}
+	return open, nil
+}
+
+// OpenWorkflows returns the open workflows of some types by their ids. Temporal's list of them is a moment behind.
+func OpenWorkflows(ctx context.Context, temporal client.Client, types ...string) (map[string]*workflowpb.WorkflowExecutionInfo, error) {
+	open := map[string]*workflowpb.WorkflowExecutionInfo{}
+	request := &workflowservice.ListWorkflowExecutionsRequest{
+		Query: `WorkflowType IN ('` + strings.Join(types, `', '`) + `') AND ExecutionStatus = 'Running'`,
+	}
 	for {
-		page, err := t.Client.ListWorkflow(ctx, request)
+		page, err := temporal.ListWorkflow(ctx, request)
 		if err != nil {
-			return nil, fmt.Errorf("list the entities in Temporal: %w", err)
+			return nil, fmt.Errorf("list the workflows in Temporal: %w", err)
 		}
 		for _, execution := range page.Executions {
-			open[strings.TrimPrefix(execution.Execution.WorkflowId, workflows.JobID(""))] = true
+			open[execution.Execution.WorkflowId] = execution
 		}
 		if request.NextPageToken = page.NextPageToken; len(request.NextPageToken) == 0 {
 			return open, nil

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover/drover/activities"
+	"github.com/drover/drover/center"
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
@@ -42,7 +43,7 @@ func (x *examination) temporal(ctx context.Context, known bool) {
 	stuck := map[string]bool{}
 	attends := map[string]bool{}
 	listed := x.look(ctx, "workflows", func(ctx context.Context) (err error) {
-		if open, err = x.openWorkflows(ctx); err != nil {
+		if open, err = center.OpenWorkflows(ctx, x.Temporal, "ReplicationJob", "ReplicationRun", "Fleet", "Migration"); err != nil {
 			return err
 		}
 		stuck, err = x.workflows(ctx, open)
@@ -65,26 +66,6 @@ func (x *examination) temporal(ctx context.Context, known bool) {
 		}
 		return x.states(ctx, func(jobID string) bool { return missing[jobID] || stuck[workflows.JobID(jobID)] })
 	})
-}
-
-// openWorkflows lists the open workflows of this program by their ids.
-func (x *examination) openWorkflows(ctx context.Context) (map[string]*workflowpb.WorkflowExecutionInfo, error) {
-	open := map[string]*workflowpb.WorkflowExecutionInfo{}
-	request := &workflowservice.ListWorkflowExecutionsRequest{
-		Query: `WorkflowType IN ('ReplicationJob', 'ReplicationRun', 'Fleet', 'Migration') AND ExecutionStatus = 'Running'`,
-	}
-	for {
-		page, err := x.Temporal.ListWorkflow(ctx, request)
-		if err != nil {
-			return nil, fmt.Errorf("list the workflows: %w", err)
-		}
-		for _, execution := range page.Executions {
-			open[execution.Execution.WorkflowId] = execution
-		}
-		if request.NextPageToken = page.NextPageToken; len(request.NextPageToken) == 0 {
-			return open, nil
-		}
-	}
 }
 
 // workflows looks at what each open workflow waits for, and returns those that do not get on.
