@@ -257,9 +257,8 @@ func fitToSource(job *Job, source *Source) error {
 		sizes[disk.Index] = disk.SizeBytes
 	}
 	inGiB := func(size int64) int { return int((size + gib - 1) / gib) }
-	const smallest = 20 // GiB, CONTRACT: SystemDiskSize, DataDisk
 	if job.Spec.SystemDiskSize == nil {
-		size := max(smallest, inGiB(sizes[0]))
+		size := max(smc.MinDiskSizeGiB, inGiB(sizes[0]))
 		job.Spec.SystemDiskSize = &size
 	}
 	if int64(*job.Spec.SystemDiskSize)*gib < sizes[0] {
@@ -268,7 +267,7 @@ func fitToSource(job *Job, source *Source) error {
 	}
 	if len(job.Spec.DataDisk) == 0 {
 		for _, disk := range source.Server.Disks[1:] {
-			index, size := disk.Index, max(smallest, inGiB(disk.SizeBytes))
+			index, size := disk.Index, max(smc.MinDiskSizeGiB, inGiB(disk.SizeBytes))
 			job.Spec.DataDisk = append(job.Spec.DataDisk, smc.DataDiskTarget{Index: &index, Size: &size})
 		}
 	}
@@ -279,7 +278,7 @@ func fitToSource(job *Job, source *Source) error {
 			return smc.Errorf(smc.CodeReplicationJobDataDiskIndexInvalid, "DataDisk.%d.Index %d: source server %s has %d data disks", n+1, *disk.Index, source.SourceID, len(sizes)-1)
 		}
 		if disk.Size == nil {
-			own := max(smallest, inGiB(size))
+			own := max(smc.MinDiskSizeGiB, inGiB(size))
 			disk.Size = &own
 		}
 		if int64(*disk.Size)*gib < size {
