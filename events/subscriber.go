@@ -194,6 +194,9 @@ func (s *subscriber) run(ctx context.Context) error {
 	defer s.js.Conn().RemoveStatusListener(status)
 	failures := 0
 	for {
+		for len(status) > 0 {
+			<-status // what happened while a handler worked is over
+		}
 		messages, err := s.open(ctx)
 		if err == nil {
 			if failures > 0 {

@@ -353,3 +353,35 @@ func TestDurableGivesUp(t *testing.T) {
 		})
 	}
 }
+
+// Connections that were lost and back again while a handler worked have the subscription made again once, not once each: what was
+// received is handed out again every time.
+func TestReconnectsDuringAHandlerCountOnce(t *testing.T) {
+	srv := startNATS(t)
+	nc, js := srv.connect(zap.NewNop())
+	f := newFeed(t, js)
+	working, free, got := make(chan struct{}), make(chan struct{}), make(chan string, 100)
+	stands := 0
+	goRun(t, func(ctx context.Context) error {
+		cfg := SubscribeConfig{Durable: "d", Heartbeat: 10 * time.Second, Ready: func() { stands++ }}
+		return Subscribe(ctx, js, cfg, func(ctx context.Context, ev Event) error {
+			if ev.Sequence == 1 {
+				close(working)
+				<-free
+			}
+			if ev.Sequence == 2 {
+				got <- fmt.Sprint(stands, " times")
+			}
+			return collect(got)(ctx, ev)
+		})
+	})
+	f.publish(1, 1)
+	<-working
+	for range 4 {
+		srv.restart(nc)
+	}
+	close(free)
+	expect(t, got, "01/1")
+	f.publish(1, 2)
+	expect(t, got, "2 times", "01/2")
+}
