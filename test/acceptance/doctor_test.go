@@ -54,8 +54,7 @@ func awaitFound(t *testing.T, look func() doctor.Report, kind, thing, text strin
 // what it cannot look at.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	s := &center{Stack: stack.ForTest(t, stack.Options{Env: []string{"DROVER_ORPHAN_GRACE=6s"}}), t: t}
-	s.env = s.Env()
+	s := newSpread(t, "DROVER_ORPHAN_GRACE=6s")
 	_, disk, job := s.incrementalJob("web", 91)
 	data := s.TransitionHosts[0].Data
 	look := func() doctor.Report {

@@ -77,6 +77,7 @@ func (m metricsOf) sum(name string, labels ...string) (sum float64) {
 // Every process says what it does and whether it is ready, in words and types that are documented; what a job does shows; and all of them
 // stop when they are told to.
 func TestMetricsOfEveryProcess(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	s := stack.ForTest(t, stack.Options{Metrics: true, Orchestrators: 1})
 	disk := filepath.Join(s.Dir, "disk.raw")

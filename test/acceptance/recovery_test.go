@@ -18,14 +18,6 @@ import (
 	"github.com/drover/drover/test/stack"
 )
 
-// newSpread starts a center of one process for each part.
-func newSpread(t *testing.T) *center {
-	t.Helper()
-	s := &center{Stack: stack.ForTest(t, stack.Options{}), t: t}
-	s.env = s.Env()
-	return s
-}
-
 // server runs a command of drover-server and demands an exit code.
 func (s *center) server(code int, args ...string) process.Result {
 	s.t.Helper()
@@ -98,10 +90,7 @@ func TestRebuildOfALostTemporal(t *testing.T) {
 	s.drover("job", "cutover", failed, "--sync-data")
 	s.await(failed, "InError", func(d *smc.DescribeReplicationJobDetailsResult) bool { return d.Status == smc.StatusInError })
 
-	runningDisk := makeDisk(t, filepath.Join(s.Dir, "running.raw"), 256*mib, 48*mib, 16, 75)
-	runner := s.startAgent("running", runningDisk)
-	running := s.createJob(runner, "--replication-parameters", slowSync, "--start")
-	s.awaitSyncing(running, 0.2)
+	runner, runningDisk, running := s.syncing("running", 256*mib, 48*mib, 75, 100_000)
 	s.TransitionHosts[0].Kill() // so that what is deleted is not gone
 	s.drover("job", "delete", deleting)
 	require.Equal(t, smc.StatusDeleting, s.describe(deleting).Status)

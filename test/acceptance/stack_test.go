@@ -42,6 +42,17 @@ func newCenter(t *testing.T) *center {
 func newCenterWith(t *testing.T, options stack.Options) *center {
 	t.Helper()
 	options.Embedded = true
+	return newStack(t, options)
+}
+
+// newSpread starts a center of one process for each part, with variables of its own.
+func newSpread(t *testing.T, env ...string) *center {
+	t.Helper()
+	return newStack(t, stack.Options{Env: env})
+}
+
+func newStack(t *testing.T, options stack.Options) *center {
+	t.Helper()
 	s := &center{Stack: stack.ForTest(t, options), t: t}
 	s.env = s.Env()
 	return s
@@ -137,6 +148,16 @@ func (s *center) createJob(a *agent, args ...string) string {
 	}, args...)...)
 	require.NotEmpty(s.t, job.JobID)
 	return job.JobID
+}
+
+// syncing starts a job of a new source server, held back to so many kilobits a second, and waits until a fifth of its disk has been read.
+func (s *center) syncing(name string, size, data int64, seed uint64, bandwidth int) (a *agent, disk, job string) {
+	s.t.Helper()
+	disk = makeDisk(s.t, filepath.Join(s.Dir, name+".raw"), size, data, 16, seed)
+	a = s.startAgent(name, disk)
+	job = s.createJob(a, "--replication-parameters", fmt.Sprintf(`{"bandwidth_limit":%d}`, bandwidth), "--start")
+	s.awaitSyncing(job, 0.2)
+	return a, disk, job
 }
 
 // details are the live details of a job.

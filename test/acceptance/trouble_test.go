@@ -131,11 +131,7 @@ func TestStopAndResume(t *testing.T) {
 	t.Parallel()
 	s := newCenter(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 512*mib, 96*mib, 16, 22)
-	a := s.startAgent("db-1", disk)
-	job := s.createJob(a, "--replication-parameters", `{"bandwidth_limit":100000}`, "--start")
-
-	s.awaitSyncing(job, 0.2)
+	a, disk, job := s.syncing("db-1", 512*mib, 96*mib, 22, 100_000)
 	s.stopIn(job)
 	a.still(5 * time.Second)
 	stopped, err := s.details(job)
@@ -175,14 +171,7 @@ func (s *center) requireGoesOn(job string, a *agent, disk string, interruptions 
 func (s *center) requireInError(job, code string, words ...string) {
 	t := s.t
 	t.Helper()
-	d := s.await(job, "InError", func(d *smc.DescribeReplicationJobDetailsResult) bool {
-		require.NotEqual(t, smc.StatusFinished, d.Status, "the job does not notice that it cannot read the disk")
-		return d.Status == smc.StatusInError
-	})
-	assert.Equal(t, code, d.ErrorCode, d.StatusInfo)
-	for _, word := range words {
-		assert.Contains(t, d.StatusInfo, word)
-	}
+	s.awaitInError(job, code, words...)
 	s.refused(code, words, "job", "watch", job)
 	assert.Empty(t, s.images(job), "images of a job that is InError")
 	assert.Empty(t, s.imageDirs(), "what is left of an image")

@@ -22,14 +22,6 @@ import (
 	"github.com/drover/drover/workflows"
 )
 
-// newSpreadWith starts a center of one process for each part, with variables of its own.
-func newSpreadWith(t *testing.T, env ...string) *center {
-	t.Helper()
-	s := &center{Stack: stack.ForTest(t, stack.Options{Env: env}), t: t}
-	s.env = s.Env()
-	return s
-}
-
 // awaitInfo waits until the StatusInfo of a Running job has all of the words.
 func (s *center) awaitInfo(job string, words ...string) *smc.DescribeReplicationJobDetailsResult {
 	s.t.Helper()
@@ -42,7 +34,10 @@ func (s *center) awaitInfo(job string, words ...string) *smc.DescribeReplication
 // awaitInError waits until a job is InError with a code and words.
 func (s *center) awaitInError(job, code string, words ...string) {
 	s.t.Helper()
-	d := s.await(job, "InError", func(d *smc.DescribeReplicationJobDetailsResult) bool { return d.Status == smc.StatusInError })
+	d := s.await(job, "InError", func(d *smc.DescribeReplicationJobDetailsResult) bool {
+		require.NotEqual(s.t, smc.StatusFinished, d.Status, "the job does not notice")
+		return d.Status == smc.StatusInError
+	})
 	assert.Equal(s.t, code, d.ErrorCode, d.StatusInfo)
 	for _, word := range words {
 		assert.Contains(s.t, d.StatusInfo, word)
@@ -72,12 +67,9 @@ func (s *center) pauseBetweenWrites(p *process.Process) {
 // it comes to itself.
 func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 	t.Parallel()
-	s := newSpreadWith(t)
+	s := newSpread(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 512*mib, 96*mib, 16, 31)
-	a := s.startAgent("db-1", disk)
-	job := s.createJob(a, "--replication-parameters", `{"bandwidth_limit":100000}`, "--start")
-	s.awaitSyncing(job, 0.2)
+	a, disk, job := s.syncing("db-1", 512*mib, 96*mib, 31, 100_000)
 
 	host := s.TransitionHosts[0]
 	s.pauseBetweenWrites(host.Process)
@@ -105,13 +97,9 @@ func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 // job InError. Start goes on from there.
 func TestSourceThatGoesAway(t *testing.T) {
 	t.Parallel()
-	s := newSpreadWith(t, "DROVER_SOURCE_WAIT=6s")
+	s := newSpread(t, "DROVER_SOURCE_WAIT=6s")
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 256*mib, 48*mib, 16, 32)
-	a := s.startAgent("web-1", disk)
-	job := s.createJob(a, "--replication-parameters", `{"bandwidth_limit":50000}`, "--start")
-
-	s.awaitSyncing(job, 0.2)
+	a, disk, job := s.syncing("web-1", 256*mib, 48*mib, 32, 50_000)
 	require.NoError(t, a.Pause())
 	waiting := s.awaitInfo(job, "source server web-1 has not been heard of since", "since ", smc.CodeSourceServerOffline, "6s")
 	assert.Equal(t, int64(-1), waiting.EtaSeconds, "what waits has no end in sight")
@@ -135,12 +123,9 @@ func TestSourceThatGoesAway(t *testing.T) {
 // A transition host that is down is waited for, and the run goes on where it was.
 func TestTransitionHostThatGoesAway(t *testing.T) {
 	t.Parallel()
-	s := newSpreadWith(t)
+	s := newSpread(t)
 	heard := s.follow()
-	disk := makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 256*mib, 48*mib, 16, 33)
-	a := s.startAgent("web-1", disk)
-	job := s.createJob(a, "--replication-parameters", `{"bandwidth_limit":50000}`, "--start")
-	s.awaitSyncing(job, 0.2)
+	a, disk, job := s.syncing("web-1", 256*mib, 48*mib, 33, 50_000)
 	host := s.TransitionHosts[0]
 	host.Kill()
 	s.awaitInfo(job, "does not take the work", "has reported last at", smc.CodeTransitionHostUnavailable)
