@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -186,8 +187,13 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 		spec := replica.ImageSpec{ImageID: imageID(ofTerm(in.JobID, term), in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
 		var total int64
 		for _, disk := range job.Disks(source) {
-			spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes})
+			spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes, Device: deviceOf(source, disk.Index)})
 			total += disk.SizeBytes
+		}
+		if job.Spec.Target() == smc.TargetContainerImage {
+			if spec.Container, err = containerSpec(job, source, spec); err != nil {
+				return err
+			}
 		}
 		troubled, last := true, time.Now()
 		manifest, err := a.Host.MakeImage(ctx, spec, func(p replica.Progress) {
@@ -210,6 +216,9 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 		if err != nil {
 			return err
 		}
+		if container := manifest.Container; container != nil {
+			return a.Store.EndContainer(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, store.ImageContainer(*container), store.InLap(in.Lap))
+		}
 		disks := make([]store.ImageDisk, 0, len(manifest.Disks))
 		for _, disk := range manifest.Disks {
 			disks = append(disks, store.ImageDisk{
@@ -218,6 +227,28 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 		}
 		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks, store.InLap(in.Lap))
 	})
+}
+
+// containerSpec says what container image a run makes, and whose it is.
+func containerSpec(job *store.Job, source *store.Source, spec replica.ImageSpec) (*replica.ContainerSpec, error) {
+	reference, err := job.Spec.ContainerReference(source.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &replica.ContainerSpec{Reference: reference, Labels: map[string]string{
+		"drover.account": job.AccountID, "drover.image-id": spec.ImageID, "drover.job-id": job.JobID, "drover.run": strconv.Itoa(spec.Run),
+		"drover.source-id": source.SourceID, "drover.source-name": source.Name,
+	}}, nil
+}
+
+// deviceOf returns what a source server calls one of its disks; empty when it has none of that number.
+func deviceOf(source *store.Source, index int) string {
+	for _, disk := range source.Server.Disks {
+		if disk.Index == index {
+			return disk.Path
+		}
+	}
+	return ""
 }
 
 // CleanResult is the status a job rests in after a run.

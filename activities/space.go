@@ -16,7 +16,8 @@ import (
 // A first run stores what the source's disks hold: all of a block device, the allocated part of a file. A later run overwrites,
 // which takes room only while images share blocks with the staging area; how much changes is not known, so it is taken to be the
 // most that an earlier later run brought, or, for the first of them, a tenth of what is staged. The image takes nothing when it is
-// the last (a link) or shares its blocks; else it is a copy of all that is staged then.
+// the last (a link) or shares its blocks; else it is a copy of all that is staged then. A container image is files of its own, which are
+// packed: they take less than what is staged.
 func spaceNeeded(job *store.Job, source *store.Source, space replica.Space, written int64) int64 {
 	used := map[int]int64{}
 	for _, disk := range source.Server.Disks {
@@ -44,7 +45,7 @@ func spaceNeeded(job *store.Job, source *store.Source, space replica.Space, writ
 		}
 	}
 	image := maps
-	if !job.Final() && !space.SharesBlocks {
+	if job.Spec.Target() == smc.TargetContainerImage || !job.Final() && !space.SharesBlocks {
 		image += space.StagedBytes + sync
 	}
 	return sync + image

@@ -358,7 +358,12 @@ func TestCreateIsRefused(t *testing.T) {
 		return err
 	}
 	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) { r.RegionID = "cn-other" }))
-	f.requireCode(smc.CodeUnsupportedFeature, create(func(r *smc.CreateReplicationJobRequest) { r.TargetType = pointer("ContainerImage") }))
+	f.requireCode(smc.CodeUnsupportedFeature, create(func(r *smc.CreateReplicationJobRequest) {
+		r.TargetType, r.InstanceID = pointer("TargetInstance"), pointer("i-1")
+	}))
+	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) {
+		r.TargetType, r.ContainerTag = pointer("ContainerImage"), pointer("v 7")
+	}))
 	f.requireCode(smc.CodeUnsupportedFeature, create(func(r *smc.CreateReplicationJobRequest) { r.JobType = pointer(2) }))
 	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) { r.Name = pointer("1") }))
 	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) { r.SystemDiskSize = pointer(5) }))

@@ -338,11 +338,15 @@ func (e *Endpoint) describeImages(ctx context.Context, c *call, r *smc.DescribeI
 	for _, image := range images {
 		shown := smc.Image{
 			ImageID: image.ImageID, ImageName: image.ImageName, JobID: image.JobID, SourceID: image.SourceID, Run: image.Run, Status: image.Status,
-			CreationTime: smc.FormatTime(image.CreatedAt), RegionID: image.RegionID, HostID: image.HostID, Disks: imageDisks(image),
+			CreationTime: smc.FormatTime(image.CreatedAt), RegionID: image.RegionID, HostID: image.HostID, TargetType: smc.TargetImage, Disks: imageDisks(image),
 			Verification: image.Verification, VerificationTime: smc.FormatTime(image.VerifiedAt), VerificationInfo: image.VerificationInfo,
 		}
 		for _, disk := range shown.Disks {
 			shown.SizeBytes += disk.DeliveredSizeBytes
+		}
+		if container := image.Container; container != nil {
+			shown.TargetType, shown.SizeBytes = smc.TargetContainerImage, container.SizeBytes
+			shown.ContainerReference, shown.ContainerDigest, shown.ContainerInfo = container.Reference, container.Digest, strings.Join(container.LeftOut, "\n")
 		}
 		result.Images = append(result.Images, shown)
 	}

@@ -113,6 +113,16 @@ func copyImageFiles(ctx context.Context, from, to string, sharing Sharing, cover
 	}
 	for _, entry := range entries {
 		source := filepath.Join(from, entry.Name())
+		if entry.IsDir() {
+			copied := filepath.Join(to, entry.Name())
+			if err := os.Mkdir(copied, 0o700); err != nil {
+				return err
+			}
+			if err := copyImageFiles(ctx, source, copied, sharing, covered); err != nil {
+				return err
+			}
+			continue
+		}
 		if !entry.Type().IsRegular() || source == manifestPath(from) {
 			continue
 		}
@@ -181,6 +191,9 @@ func VerifyFiles(ctx context.Context, dir string, covered func(int64)) (*VerifyR
 	}
 	if covered == nil {
 		covered = func(int64) {}
+	}
+	if m.Container != nil {
+		return verifyContainer(ctx, dir, *m.Container, covered)
 	}
 	result := &VerifyResult{OK: true}
 	for _, d := range m.Disks {

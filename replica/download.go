@@ -41,31 +41,44 @@ func Download(ctx context.Context, client *http.Client, baseURL, token, imageID 
 		api: newImageClient(client, baseURL, token), dec: dec, w: w, size: -1,
 		path: fmt.Sprintf("/images/%s/disks/%d?artifact=%s", imageID, disk, url.QueryEscape(artifact)),
 	}
-	var wait backoff
-	for attempt := 0; ; attempt++ {
+	var tries tries
+	for {
 		before := d.next
 		err := d.run(ctx)
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case d.failed:
+		if err == nil || d.failed && ctx.Err() == nil {
 			return err
 		}
 		if d.next > before {
-			attempt = 0
-			wait.reset()
+			tries.progress()
 		}
-		var coded *Error
-		permanent := errors.As(err, &coded) && !transient(err) && coded.Code != CodeInvalidFrame && coded.Code != CodeGrainHashMismatch
-		if permanent || attempt+1 >= maxAttempts {
+		if err := tries.again(ctx, err); err != nil {
 			return fmt.Errorf("download disk %d of image %s: %w", disk, imageID, err)
 		}
-		if err := wait.pause(ctx); err != nil {
-			return err
-		}
 	}
+}
+
+// tries counts how often in a row a download got nowhere.
+type tries struct {
+	count int
+	wait  backoff
+}
+
+func (t *tries) progress() {
+	t.count = 0
+	t.wait.reset()
+}
+
+// again waits until it is time for another try after one that failed, or returns why there is to be none.
+func (t *tries) again(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var coded *Error
+	permanent := errors.As(err, &coded) && !transient(err) && coded.Code != CodeInvalidFrame && coded.Code != CodeGrainHashMismatch
+	if t.count++; permanent || t.count >= maxAttempts {
+		return err
+	}
+	return t.wait.pause(ctx)
 }
 
 func newImageClient(client *http.Client, baseURL, token string) apiClient {

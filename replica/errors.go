@@ -40,6 +40,14 @@ const (
 	CodeSyncDiverged = "SyncDiverged"
 	// CodeShrinkUnsupported says that an image was asked to be smaller than its source disk.
 	CodeShrinkUnsupported = "ShrinkUnsupported"
+	// CodeNoRootFileSystem says that the system disk has no root file system to make a container image of.
+	CodeNoRootFileSystem = "NoRootFileSystem"
+	// CodeFileSystemUnsupported says that files of a container image are in a file system that cannot be read.
+	CodeFileSystemUnsupported = "FileSystemUnsupported"
+	// CodeFileSystemDamaged says that a file system contradicts itself: it was copied while it changed.
+	CodeFileSystemDamaged = "FileSystemDamaged"
+	// CodeFileUnsupported says that a file cannot be in a container image.
+	CodeFileUnsupported = "FileUnsupported"
 	// CodeImageNotFound says that the host has no such image.
 	CodeImageNotFound = "ImageNotFound"
 	// CodeBusy says that the host takes no more of this now; try again.

@@ -43,6 +43,8 @@ type ImageSpec struct {
 	Final bool
 	// Disks are the disks of the image; every disk of the session when empty.
 	Disks []ImageDisk
+	// Container asks for an image of a container, of the files on the disks, instead of the disks.
+	Container *ContainerSpec
 }
 
 // ImageDisk is one disk of an image to make.
@@ -51,6 +53,8 @@ type ImageDisk struct {
 	// DeliveredSizeBytes is the size of the delivered disk; 0 is the size of
 	// the source disk. Smaller than the source disk is not supported.
 	DeliveredSizeBytes int64
+	// Device is what the source server calls the disk, as /dev/vda; it may be empty. Only an image of a container needs it.
+	Device string
 }
 
 const manifestVersion = 1
@@ -65,6 +69,19 @@ type Manifest struct {
 	// Verified says that every grain was read back before the image was made.
 	Verified bool           `json:"verified"`
 	Disks    []ManifestDisk `json:"disks"`
+	// Container is the image of a container; such an image has no disks.
+	Container *ManifestContainer `json:"container,omitempty"`
+}
+
+// Bytes returns how many bytes a verification reads.
+func (m *Manifest) Bytes() (n int64) {
+	if m.Container != nil {
+		return m.Container.SizeBytes
+	}
+	for _, d := range m.Disks {
+		n += d.SizeBytes
+	}
+	return n
 }
 
 // ManifestDisk describes one disk of an image.
@@ -120,7 +137,9 @@ func (h *Host) Images() ([]*Manifest, error) {
 // idempotent, and an image is there whole or not at all: the manifest is
 // written last. When the session asked for checksums, every staged grain is
 // read back first; one that does not match is an error of code
-// SyncedStateCorrupt, and the next sync of the run sends it again.
+// SyncedStateCorrupt, and the next sync of the run sends it again. An image
+// of a container is made of the files that are on the disks; what keeps it
+// from that has a code of its own.
 //
 // The disks are linked when Final, else share their blocks with the staging
 // area where the file system can (FICLONE), else are copied. onProgress, which
@@ -161,11 +180,12 @@ func (h *Host) MakeImage(ctx context.Context, spec ImageSpec, onProgress func(Pr
 		Version: manifestVersion, ImageID: spec.ImageID, JobID: spec.JobID, Run: spec.Run,
 		CreatedAt: time.Now().UTC(), Verified: st.Checksum,
 	}
-	if m.Disks, err = imageDisks(spec, st); err != nil {
+	disks, err := imageDisks(spec, st)
+	if err != nil {
 		return nil, err
 	}
 	meter := newMeter(onProgress)
-	for _, d := range m.Disks {
+	for _, d := range disks {
 		meter.total(d.SizeBytes)
 		if st.Checksum {
 			meter.total(d.SizeBytes)
@@ -185,9 +205,16 @@ func (h *Host) MakeImage(ctx context.Context, spec ImageSpec, onProgress func(Pr
 			os.RemoveAll(dir)
 		}
 	}()
-	for i := range m.Disks {
-		if err := h.makeDisk(ctx, staging, dir, st, spec.Final, &m.Disks[i], meter); err != nil {
-			return nil, storageError(err, "make disk %d of image %s", m.Disks[i].Index, spec.ImageID)
+	if spec.Container != nil {
+		if err := h.makeContainer(ctx, staging, dir, spec, st, m, disks, meter); err != nil {
+			return nil, storageError(err, "make image %s", spec.ImageID)
+		}
+	} else {
+		m.Disks = disks
+		for i := range disks {
+			if err := h.makeDisk(ctx, staging, dir, st, spec.Final, &disks[i], meter); err != nil {
+				return nil, storageError(err, "make disk %d of image %s", disks[i].Index, spec.ImageID)
+			}
 		}
 	}
 	if err := durable.SyncDir(dir); err != nil {
@@ -239,26 +266,31 @@ func imageDisks(spec ImageSpec, st stagingState) ([]ManifestDisk, error) {
 	return disks, nil
 }
 
+// checkStaged holds a staged disk against its map, and marks what is damaged to be sent anew.
+func checkStaged(ctx context.Context, staging string, st stagingState, d *ManifestDisk, meter *meter) error {
+	bad, err := checkDisk(ctx, staging, *d, st.Checksum, meter.add)
+	if err != nil || len(bad) == 0 {
+		return err
+	}
+	st.Complete, st.Roots = false, nil
+	if err := errors.Join(forget(staging, d.Index, bad), st.save(staging)); err != nil {
+		return err
+	}
+	return diskError(CodeSyncedStateCorrupt, d.Index, bad[0]*GrainSize,
+		"%d grains of disk %d on the transition host are not what was received, the first at byte %d; start the job again to send them anew",
+		len(bad), d.Index, bad[0]*GrainSize)
+}
+
 // makeDisk checks one staged disk and puts it into the image.
 func (h *Host) makeDisk(ctx context.Context, staging, dir string, st stagingState, final bool, d *ManifestDisk, meter *meter) error {
+	if err := checkStaged(ctx, staging, st, d, meter); err != nil {
+		return err
+	}
 	raw, err := os.Open(rawPath(staging, d.Index))
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	bad, err := checkDisk(ctx, staging, *d, st.Checksum, meter.add)
-	if err != nil {
-		return err
-	}
-	if len(bad) > 0 {
-		st.Complete, st.Roots = false, nil
-		if err := errors.Join(forget(staging, d.Index, bad), st.save(staging)); err != nil {
-			return err
-		}
-		return diskError(CodeSyncedStateCorrupt, d.Index, bad[0]*GrainSize,
-			"%d grains of disk %d on the transition host are not what was received, the first at byte %d; start the job again to send them anew",
-			len(bad), d.Index, bad[0]*GrainSize)
-	}
 	if d.AllocatedBytes, _, err = allocatedAndLinks(raw); err != nil {
 		return err
 	}
@@ -394,6 +426,8 @@ type VerifyResult struct {
 	// OK says that every disk is what its manifest says.
 	OK    bool               `json:"ok"`
 	Disks []VerifyDiskResult `json:"disks"`
+	// Message says what is wrong with the image of a container, which has no disks.
+	Message string `json:"message,omitempty"`
 }
 
 // VerifyDiskResult is the outcome for one disk.
@@ -406,9 +440,12 @@ type VerifyDiskResult struct {
 	Message string `json:"message,omitempty"`
 }
 
-// Problems says what is wrong with the disks that are not OK, in one line; empty when all are.
+// Problems says what is wrong, in one line; it is empty when nothing is.
 func (r *VerifyResult) Problems() string {
 	var bad []string
+	if r.Message != "" {
+		bad = append(bad, r.Message)
+	}
 	for _, d := range r.Disks {
 		if !d.OK {
 			bad = append(bad, strings.TrimSpace(fmt.Sprintf("disk %d: %d bad grains of 64 KiB %s", d.Index, d.BadGrains, d.Message)))
@@ -425,9 +462,7 @@ func (h *Host) VerifyImage(ctx context.Context, imageID string, onProgress func(
 		return nil, err
 	}
 	meter := newMeter(onProgress)
-	for _, d := range m.Disks {
-		meter.total(d.SizeBytes)
-	}
+	meter.total(m.Bytes())
 	result, err := VerifyFiles(ctx, h.imageDir(imageID), meter.add)
 	if err != nil {
 		return nil, err
@@ -480,8 +515,9 @@ func newMeter(tell func(Progress)) *meter {
 
 func (m *meter) total(n int64) { m.p.BytesTotal += n }
 
+// add counts what is done; it is never more than what there is to do, which may be an estimate.
 func (m *meter) add(n int64) {
-	m.p.BytesRead += n
+	m.p.BytesRead = min(m.p.BytesRead+n, m.p.BytesTotal)
 	if now := time.Now(); now.Sub(m.last) >= 250*time.Millisecond {
 		m.last = now
 		m.tell(m.p)

@@ -287,8 +287,9 @@ func TestProbe(t *testing.T) {
 	require.Len(t, info.Partitions, 2)
 	require.Equal(t, Partition{
 		Number: 2, Device: path + "p2", OffsetBytes: 4 << 20, SizeBytes: 8 << 20,
-		Type: string(gpt.LinuxFilesystem), Name: "rööt",
+		Type: string(gpt.LinuxFilesystem), UUID: info.Partitions[1].UUID, Name: "rööt",
 	}, info.Partitions[1])
+	require.Regexp(t, `^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`, info.Partitions[1].UUID)
 
 	mbr := make([]byte, 4<<20)
 	mbr[510], mbr[511] = 0x55, 0xaa

@@ -16,7 +16,10 @@ const (
 	tableMBR = "mbr"
 )
 
-const mbrSize = 512
+const (
+	mbrSize      = 512
+	mbrSignature = 440 // of the disk
+)
 
 // partitionTable is what the start of a disk says about its partitions.
 type partitionTable struct {
@@ -47,6 +50,9 @@ func readPartitionTable(r io.ReaderAt, size int64) (partitionTable, error) {
 	parts, err := readMBR(r, mbr, size)
 	if err != nil || len(parts) == 0 {
 		return partitionTable{}, err
+	}
+	for i := range parts {
+		parts[i].UUID = fmt.Sprintf("%08x-%02x", binary.LittleEndian.Uint32(mbr[mbrSignature:]), parts[i].Number)
 	}
 	return partitionTable{kind: tableMBR, partitions: parts}, nil
 }
@@ -134,7 +140,7 @@ func (g *gptTable) partitions() []Partition {
 		text, _, _ := strings.Cut(string(utf16.Decode(name)), "\x00")
 		parts = append(parts, Partition{
 			Number: int(i) + 1, OffsetBytes: first * g.sector, SizeBytes: (last - first + 1) * g.sector,
-			Type: guid(e[:16]), Name: text,
+			Type: guid(e[:16]), UUID: guid(e[16:32]), Name: text,
 		})
 	}
 	return parts

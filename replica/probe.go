@@ -31,6 +31,8 @@ type Partition struct {
 	SizeBytes   int64 `json:"sizeBytes"`
 	// Type is the partition type: a GUID, or two hexadecimal digits.
 	Type string `json:"type"`
+	// UUID names the partition whatever disk it is on: the GPT's own, or the signature of the MBR and the number.
+	UUID string `json:"uuid,omitempty"`
 	// Name is the GPT name.
 	Name string `json:"name,omitempty"`
 }

@@ -77,6 +77,7 @@ func (h *Host) routes() http.Handler {
 		})
 	}
 	image("GET /disks/{disk}", (*Host).serveImageDisk)
+	image("GET /container/{path...}", (*Host).serveContainerFile)
 	image("POST /verify", (*Host).serveVerify)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.answer(w, r, &Error{Code: CodeInvalidRequest, Message: "no such resource on a transition host", Disk: NoDisk})

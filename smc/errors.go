@@ -188,6 +188,14 @@ const (
 	CodeSourceDiskChanged = "SourceDisk.Changed"
 	// CodeReplicationDiverged: source and transition host do not agree about a disk.
 	CodeReplicationDiverged = "Replication.Diverged"
+	// CodeRootFileSystemNotFound: the system disk has no root file system to make a container image of.
+	CodeRootFileSystemNotFound = "RootFileSystem.NotFound"
+	// CodeFileSystemUnsupported: files of a container image are in a file system that the transition host cannot read.
+	CodeFileSystemUnsupported = "FileSystem.Unsupported"
+	// CodeFileSystemDamaged: a file system that a container image is made of contradicts itself.
+	CodeFileSystemDamaged = "FileSystem.Damaged"
+	// CodeFileSystemFileUnsupported: a file cannot be in a container image.
+	CodeFileSystemFileUnsupported = "FileSystem.FileUnsupported"
 	// CodeTransitionHostNoSpace: the transition host has no room for the disks or the image.
 	CodeTransitionHostNoSpace = "TransitionHost.NoSpace"
 	// CodeTransitionHostStorageError: the transition host cannot read or write its store.

@@ -17,7 +17,7 @@ func TestCodesHaveTheContractsStatus(t *testing.T) {
 		CodeUnsupportedHTTPMethod: 405, CodeInvalidActivationCode: 403, CodeInvalidAgentToken: 401,
 		CodeSourceDiskReadError: 500, CodeTransitionHostNoSpace: 500, CodeTransitionHostUnavailable: 500,
 		CodeSourceServerFailing: 500, CodeSourceServerDamagedData: 500, CodeReplicationDiverged: 500, CodeTransitionHostStorageError: 500,
-		CodeImageVerificationFailed: 500, CodeServiceUnavailable: 503, CodeInvalidAnswer: 502,
+		CodeImageVerificationFailed: 500, CodeFileSystemDamaged: 500, CodeServiceUnavailable: 503, CodeInvalidAnswer: 502,
 	}
 	for code, info := range codes {
 		want := other[code]

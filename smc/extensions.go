@@ -137,9 +137,18 @@ type Image struct {
 	RegionID     string      `json:"RegionId"`
 	// HostID is the transition host that holds the image.
 	HostID string `json:"HostId"`
-	// SizeBytes is the sum of the delivered sizes of its disks.
-	SizeBytes int64           `json:"SizeBytes"`
-	Disks     List[ImageDisk] `json:"Disks"`
+	// TargetType is Image or ContainerImage.
+	TargetType TargetType `json:"TargetType"`
+	// SizeBytes is the sum of the delivered sizes of its disks, or of the files of a container image.
+	SizeBytes int64 `json:"SizeBytes"`
+	// Disks are none for a container image.
+	Disks List[ImageDisk] `json:"Disks"`
+	// ContainerReference is what a container image is called, namespace/repository:tag; empty for another.
+	ContainerReference string `json:"ContainerReference"`
+	// ContainerDigest names the manifest of a container image, as sha256:….
+	ContainerDigest string `json:"ContainerDigest"`
+	// ContainerInfo says what of the server is not in a container image, and why, a line each.
+	ContainerInfo string `json:"ContainerInfo"`
 	// Verification is Passed or NotPassed, as the transition host found when the image was verified last; empty when it never was.
 	Verification ImageVerification `json:"Verification"`
 	// VerificationTime is when that was.

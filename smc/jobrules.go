@@ -68,6 +68,11 @@ func (r *CreateReplicationJobRequest) validate(now time.Time) error {
 	if target == TargetInstance && deref(r.InstanceID) == "" {
 		return Errorf("MissingInstanceId", "InstanceId is missing: TargetType TargetInstance needs the instance to migrate to")
 	}
+	if target == TargetContainerImage {
+		if _, err := r.ContainerReference(r.SourceID); err != nil {
+			return err
+		}
+	}
 	if err := validateNetMode(r.NetMode, r.VSwitchID); err != nil {
 		return err
 	}

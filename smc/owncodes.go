@@ -27,6 +27,8 @@ type OwnCode struct {
 	// RetryFor is for how long a run goes on trying by itself before its job is InError. It counts from the first failure since
 	// the last progress; 0 is not at all.
 	RetryFor time.Duration
+	// SyncAgain says that a run which is InError with the code syncs its disks again when it is started, wherever it was.
+	SyncAgain bool
 }
 
 // DefaultSourceWait is how long a run that is Syncing waits for a source that is silent, unless the transition host was told
@@ -51,6 +53,11 @@ func RetryFor(code string) time.Duration {
 	return 0
 }
 
+// SyncAgain says whether a run that is InError with a code syncs its disks again when it is started (see [OwnCode]).
+func SyncAgain(code string) bool {
+	return slices.ContainsFunc(ownCodes, func(c OwnCode) bool { return c.Code == code && c.SyncAgain })
+}
+
 // withOwn adds the codes of our own to the table of codes.
 func withOwn(table map[string]codeInfo) map[string]codeInfo {
 	for _, c := range ownCodes {
@@ -68,6 +75,7 @@ const (
 		"When it has failed for the time below without progress, the job is InError. What was copied stays."
 	runFails    = "The job is InError at once: trying again would not help. What was copied stays."
 	startResume = "start the job. It goes on where it was."
+	syncAgain   = "start the job. It sends what has changed since and makes the image of that."
 )
 
 // ownCodes is the one table of the codes of our own.
@@ -194,6 +202,43 @@ var ownCodes = []OwnCode{
 		InError:  true,
 	},
 	{
+		Code: CodeRootFileSystemNotFound, Status: 400, Class: Operator,
+		Message: "The system disk has no root file system to make a container image of. Ask for an Image.",
+		Cause: "A job with TargetType ContainerImage has copied a system disk on which no partition, nor the disk as a whole, holds the root file system of a Linux server: " +
+			"two of /etc/os-release, /sbin/init and /etc/fstab. Or several do, and not one alone calls itself the root in its /etc/fstab. StatusInfo says what there is.",
+		ByItself: runFails,
+		ToDo:     "Delete the job and make one with TargetType Image, or correct the partitions and their /etc/fstab at the source. Then " + syncAgain,
+		InError:  true, SyncAgain: true,
+	},
+	{
+		Code: CodeFileSystemUnsupported, Status: 400, Class: Operator,
+		Message: "A file system of the source server cannot be read for a container image. Ask for an Image.",
+		Cause: "The root file system, or one that its /etc/fstab mounts from the disks of the job, is not ext2, ext3 or ext4, or uses a feature of it that is not known; or " +
+			"it is in LVM, RAID or LUKS. StatusInfo names it.",
+		ByItself: runFails,
+		ToDo: "Delete the job and make one with TargetType Image. Or leave the file system out: its data disk by DataDisk of a new job, or by the option noauto " +
+			"in /etc/fstab of the source. Then " + syncAgain,
+		InError: true, SyncAgain: true,
+	},
+	{
+		Code: CodeFileSystemDamaged, Status: 500, Class: Operator,
+		Message: "A file system of the source server contradicts itself. Start the job again when the server is quiet.",
+		Cause: "A container image is made of files, and a file system does not hang together after its journal has been replayed: a checksum is wrong, or a " +
+			"directory names what is not there. The server wrote to it while it was copied; or it is damaged at the source. StatusInfo says where.",
+		ByItself: runFails,
+		ToDo:     "Stop the services that write most, or freeze the file system, and " + syncAgain + " When that does not help, check the file system at the source (fsck).",
+		InError:  true, SyncAgain: true,
+	},
+	{
+		Code: CodeFileSystemFileUnsupported, Status: 400, Class: Operator,
+		Message: "A file of the source server cannot be in a container image. Remove it or ask for an Image.",
+		Cause: "A file cannot be in a layer as it is: its name begins with .wh., which would delete another; it is encrypted; or it has an extended attribute with a = in its " +
+			"name. StatusInfo names it.",
+		ByItself: runFails,
+		ToDo:     "Remove or rename the file at the source. Then " + syncAgain + " Or delete the job and make one with TargetType Image.",
+		InError:  true, SyncAgain: true,
+	},
+	{
 		Code: CodeTransitionHostNoSpace, Status: 500, Class: Operator,
 		Message: "The transition host has too little room. Free some and start the job again.",
 		Cause: "Before it starts, a run compares what it has yet to store with what is free, less what the other runs on the same host have yet to store. " +
@@ -225,7 +270,7 @@ var ownCodes = []OwnCode{
 		ByItself: runFails + " No image is made. The damaged blocks are marked.",
 		ToDo: "Test disk and memory of the transition host. Then start the job: it sends the damaged blocks anew. " +
 			"An image that no longer passes its verification: use another one.",
-		InError: true,
+		InError: true, SyncAgain: true,
 	},
 	{
 		Code: CodeInternalError, Status: 500, Class: Retryable,

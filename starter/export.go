@@ -27,6 +27,8 @@ type imageFormat string
 const (
 	formatRaw   imageFormat = "raw"
 	formatQCOW2 imageFormat = "qcow2"
+	// formatOCI is not asked for: it is that of every container image.
+	formatOCI imageFormat = "oci"
 )
 
 // String implements pflag.Value.
@@ -56,7 +58,7 @@ type exported struct {
 type exportedFile struct {
 	Index int    `json:"Index"`
 	Path  string `json:"Path"`
-	// SizeBytes is the size of the disk, not of the file.
+	// SizeBytes is the size of the disk, not of the file; of a container image it is that of the file.
 	SizeBytes int64 `json:"SizeBytes"`
 }
 
@@ -64,11 +66,13 @@ func (c *cli) imageExportCommand() *cobra.Command {
 	format, synced := formatRaw, false
 	cmd := &cobra.Command{
 		Use:   "export IMAGE DIR [--synced] [--format raw|qcow2]",
-		Short: "Fetch the disks of an image into a directory",
+		Short: "Fetch the disks of an image, or a container image, into a directory",
 		Long: `Fetch the disks of an image into DIR as disk-0.raw (the system disk), disk-1.raw and so on. IMAGE is an id or a name.
 
 The default is the delivered image: grown to the sizes the job asked for and made bootable. With --synced it is the
 synced state: exactly the bytes of the source. Raw files are sparse. qcow2 needs qemu-img (package qemu-utils).
+
+A container image is fetched as one file, image.oci.tar, whichever format: podman load, docker load and skopeo (oci-archive:) read it.
 
 Files appear under their names when all of them are complete; older ones of the same names are replaced.`,
 		Example: "  drover image export web-1 ./out --synced\n  drover image export web-1 ./out --format qcow2",
@@ -122,7 +126,11 @@ func (c *cli) exportImage(ctx context.Context, client *smc.Client, ref string, e
 	if err != nil {
 		return nil, err
 	}
-	if len(ticket.Disks) == 0 {
+	container := image.TargetType == smc.TargetContainerImage
+	switch {
+	case container && (e.format != formatRaw || e.artifact != replica.ArtifactDelivered):
+		return nil, inputf("image %s is a container image: leave out --synced and --format", image.ImageID)
+	case !container && len(ticket.Disks) == 0:
 		return nil, fmt.Errorf("image %s has no disks", image.ImageID)
 	}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil { //nolint:gosec // as mkdir(1) makes it
@@ -136,6 +144,9 @@ func (c *cli) exportImage(ctx context.Context, client *smc.Client, ref string, e
 		return nil, err
 	}
 	defer e.cleanUp()
+	if image.TargetType == smc.TargetContainerImage {
+		return e.fetchContainer(ctx, ticket, image)
+	}
 	done := &exported{ImageID: image.ImageID, Format: e.format, Synced: e.artifact == replica.ArtifactSynced}
 	for _, disk := range ticket.Disks {
 		size, err := e.fetch(ctx, ticket, disk)
@@ -144,17 +155,55 @@ func (c *cli) exportImage(ctx context.Context, client *smc.Client, ref string, e
 		}
 		done.Files = append(done.Files, exportedFile{
 			Index: disk.Index, SizeBytes: size,
-			Path: filepath.Join(e.dir, fmt.Sprintf("disk-%d.%s", disk.Index, e.format)),
+			Path: filepath.Join(e.dir, diskName(disk.Index)+"."+string(e.format)),
 		})
 	}
+	return done, e.finish(done)
+}
+
+// finish gives the files their names.
+func (e *export) finish(done *exported) error {
 	for i, f := range done.Files {
 		if err := os.Rename(e.temps[i], f.Path); err != nil {
-			return nil, fmt.Errorf("finish the export of image %s: %w", image.ImageID, err)
+			return fmt.Errorf("finish the export of image %s: %w", done.ImageID, err)
 		}
 	}
 	e.temps = nil
-	return done, nil
+	return nil
 }
+
+// containerFile is the name of an exported container image.
+const containerFile = "image.oci.tar"
+
+// fetchContainer brings a container image.
+func (e *export) fetchContainer(ctx context.Context, ticket *smc.GetImageTicketResult, image smc.Image) (*exported, error) {
+	file, err := e.temp("image", formatOCI)
+	if err != nil {
+		return nil, err
+	}
+	e.temps = append(e.temps, file.Name())
+	defer file.Close()
+	var fetched atomic.Int64
+	stop := e.watch("container image", "Fetching", image.SizeBytes, &fetched)
+	err = replica.DownloadContainer(ctx, e.host, ticket.URL, ticket.Token, ticket.ImageID, image.ContainerDigest, image.ContainerReference, file,
+		func(n int64) { fetched.Add(n) })
+	stop()
+	if err == nil {
+		err = file.Sync()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("export image %s: %w", image.ImageID, err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	done := &exported{ImageID: image.ImageID, Format: formatOCI, Files: []exportedFile{{Path: filepath.Join(e.dir, containerFile), SizeBytes: info.Size()}}}
+	return done, e.finish(done)
+}
+
+// diskName is what an exported disk is called, but for its format.
+func diskName(index int) string { return fmt.Sprintf("disk-%d", index) }
 
 // cleanUp removes what is not finished.
 func (e *export) cleanUp() {
@@ -164,8 +213,8 @@ func (e *export) cleanUp() {
 }
 
 // temp makes an empty file beside where the result will be.
-func (e *export) temp(disk int, suffix imageFormat) (*os.File, error) {
-	f, err := os.CreateTemp(e.dir, fmt.Sprintf(".disk-%d.%s.*.part", disk, suffix))
+func (e *export) temp(name string, suffix imageFormat) (*os.File, error) {
+	f, err := os.CreateTemp(e.dir, fmt.Sprintf(".%s.%s.*.part", name, suffix))
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +223,7 @@ func (e *export) temp(disk int, suffix imageFormat) (*os.File, error) {
 
 // fetch brings one disk to a temporary file, the next of e.temps, and returns the size of the disk.
 func (e *export) fetch(ctx context.Context, ticket *smc.GetImageTicketResult, disk smc.ImageDisk) (size int64, err error) {
-	raw, err := e.temp(disk.Index, formatRaw)
+	raw, err := e.temp(diskName(disk.Index), formatRaw)
 	if err != nil {
 		return 0, err
 	}
@@ -213,7 +262,7 @@ func (e *export) fetch(ctx context.Context, ticket *smc.GetImageTicketResult, di
 
 // convert makes a compressed qcow2 file of a raw one, the next of e.temps.
 func (e *export) convert(ctx context.Context, raw string, disk int) error {
-	out, err := e.temp(disk, formatQCOW2)
+	out, err := e.temp(diskName(disk), formatQCOW2)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ type verified struct {
 	ImageID  string         `json:"ImageId"`
 	Verified bool           `json:"Verified"`
 	Disks    []verifiedDisk `json:"Disks"`
+	// Message says what is wrong with a container image, which has no disks.
+	Message string `json:"Message,omitempty"`
 }
 
 type verifiedDisk struct {
@@ -35,7 +37,8 @@ func (c *cli) imageVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify IMAGE",
 		Short: "Have the transition host read an image back and check every byte",
-		Long: `Have the transition host read an image back and compare it with the hashes taken at the source. IMAGE is an id or a
+		Long: `Have the transition host read an image back and compare it with the hashes taken at the source, a
+container image with the digests it was made with. IMAGE is an id or a
 name. The exit code is 1 when it does not hold. The center keeps the outcome: "drover image show" has it, and a workgroup
 warns of an image that did not pass.`,
 		Example: "  drover image verify web-1",
@@ -72,7 +75,7 @@ func (c *cli) verifyImage(ctx context.Context, client *smc.Client, image smc.Ima
 }
 
 func (c *cli) reportVerified(image smc.Image, result *replica.VerifyResult) error {
-	v := verified{ImageID: image.ImageID, Verified: result.OK, Disks: []verifiedDisk{}}
+	v := verified{ImageID: image.ImageID, Verified: result.OK, Disks: []verifiedDisk{}, Message: result.Message}
 	for _, d := range result.Disks {
 		v.Disks = append(v.Disks, verifiedDisk{d.Index, d.OK, d.BadGrains, d.Message})
 	}
@@ -80,12 +83,12 @@ func (c *cli) reportVerified(image smc.Image, result *replica.VerifyResult) erro
 	if c.json() {
 		err = c.printJSON(v)
 	} else {
+		outcome := map[bool]string{true: "verified", false: "NOT VERIFIED"}
+		if image.TargetType == smc.TargetContainerImage {
+			err = c.printf("image %s container image: %s\n", image.ImageID, outcome[v.Verified])
+		}
 		for _, d := range v.Disks {
-			text := "verified"
-			if !d.Verified {
-				text = "NOT VERIFIED"
-			}
-			err = errors.Join(err, c.printf("image %s disk %d: %s\n", image.ImageID, d.Index, text))
+			err = errors.Join(err, c.printf("image %s disk %d: %s\n", image.ImageID, d.Index, outcome[d.Verified]))
 		}
 	}
 	if err != nil || result.OK {

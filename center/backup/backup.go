@@ -343,19 +343,12 @@ func (t *taking) copyImage(ctx context.Context, host *hostTaking, id string) err
 	if err != nil {
 		return err
 	}
-	_, err = replica.CopyImage(ctx, from, to, replica.ShareFiles, t.meter("copy image "+id, sizeOf(manifest)))
+	_, err = replica.CopyImage(ctx, from, to, replica.ShareFiles, t.meter("copy image "+id, manifest.Bytes()))
 	if err != nil {
 		return err
 	}
 	host.images[id], host.fresh = true, append(host.fresh, id)
 	return nil
-}
-
-func sizeOf(m *replica.Manifest) (n int64) {
-	for _, disk := range m.Disks {
-		n += disk.SizeBytes
-	}
-	return n
 }
 
 func (t *taking) meter(what string, total int64) func(int64) { return t.Progress.meter(what, total) }
@@ -406,7 +399,7 @@ func verifyImage(ctx context.Context, dir string, progress Progress) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	result, err := replica.VerifyFiles(ctx, dir, progress.meter("verify image "+manifest.ImageID, sizeOf(manifest)))
+	result, err := replica.VerifyFiles(ctx, dir, progress.meter("verify image "+manifest.ImageID, manifest.Bytes()))
 	if err != nil {
 		return false, err
 	}

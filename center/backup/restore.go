@@ -243,7 +243,7 @@ func (b *Backup) restoreHost(ctx context.Context, host Host, root string, progre
 		if err != nil {
 			return err
 		}
-		if _, err := replica.CopyImage(ctx, from, filepath.Join(tmp, id), replica.ShareBlocks, progress.meter("restore image "+id, sizeOf(manifest))); err != nil {
+		if _, err := replica.CopyImage(ctx, from, filepath.Join(tmp, id), replica.ShareBlocks, progress.meter("restore image "+id, manifest.Bytes())); err != nil {
 			return err
 		}
 	}

@@ -12,14 +12,14 @@ import (
 )
 
 const selectImage = `SELECT image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at,
-	verification, verification_info, verified_at, in_use_until FROM images`
+	verification, verification_info, verified_at, in_use_until, container FROM images`
 
 func scanImage(row rowScanner) (*Image, error) {
 	var image Image
-	var disks string
+	var disks, container string
 	var created, verified, inUse int64
 	err := row.Scan(&image.ImageID, &image.AccountID, &image.RegionID, &image.ImageName, &image.JobID, &image.SourceID, &image.Run, &image.HostID,
-		&image.Status, &disks, &created, &image.Verification, &image.VerificationInfo, &verified, &inUse)
+		&image.Status, &disks, &created, &image.Verification, &image.VerificationInfo, &verified, &inUse, &container)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	}
@@ -29,6 +29,11 @@ func scanImage(row rowScanner) (*Image, error) {
 	image.CreatedAt, image.VerifiedAt, image.InUseUntil = fromMillis(created), fromMillis(verified), fromMillis(inUse)
 	if err := json.Unmarshal([]byte(disks), &image.Disks); err != nil {
 		return nil, fmt.Errorf("image %s: %w", image.ImageID, err)
+	}
+	if container != "" {
+		if err := json.Unmarshal([]byte(container), &image.Container); err != nil {
+			return nil, fmt.Errorf("image %s: %w", image.ImageID, err)
+		}
 	}
 	return &image, nil
 }

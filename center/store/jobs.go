@@ -242,6 +242,10 @@ func offered(job *Job, source *Source) error {
 	if target == smc.TargetContainerImage && !slices.Contains([]string{"x86_64", "amd64", "x86-64"}, architecture) {
 		return smc.Errorf(smc.CodeInvalidOsMigrationTypeNotMatched, "TargetType %s: source server %s is %q; container images are made of x86_64 servers only: ask for an Image", target, source.SourceID, architecture)
 	}
+	if target == smc.TargetContainerImage {
+		_, err := job.Spec.ContainerReference(source.Name)
+		return err
+	}
 	return smc.Errorf(smc.CodeUnsupportedFeature, "TargetType: %s is not offered by this center; ask for an Image, and export its disks with drover image export", target)
 }
 

@@ -168,7 +168,7 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 
 // refit holds changed disks and names against the source and the other jobs.
 func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
-	if r.TargetType != nil || r.SystemDiskSize != nil || r.SystemDiskPart != nil || r.DataDisk != nil {
+	if r.TargetType != nil || r.ContainerNamespace != nil || r.ContainerRepository != nil || r.ContainerTag != nil || r.SystemDiskSize != nil || r.SystemDiskPart != nil || r.DataDisk != nil {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, job.SourceID))
 		if err != nil {
 			return err

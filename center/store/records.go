@@ -89,6 +89,7 @@ type Image struct {
 	HostID                       string
 	Status                       smc.ImageStatus
 	Disks                        []ImageDisk
+	Container                    *ImageContainer // nil for an image of disks
 	CreatedAt                    time.Time
 	// Verification is empty, and VerifiedAt zero, until the image is verified; VerificationInfo says what is wrong with it.
 	Verification     smc.ImageVerification
@@ -103,6 +104,14 @@ type ImageDisk struct {
 	SizeBytes          int64 // of the synced state, the source's size
 	DeliveredSizeBytes int64
 	Root               string // BLAKE3 over the grain hashes of the synced state, hex
+}
+
+// ImageContainer describes a container image.
+type ImageContainer struct {
+	Reference string // namespace/repository:tag
+	Digest    string // of its manifest, sha256:…
+	SizeBytes int64  // of its files
+	LeftOut   []string
 }
 
 // AccessKey is a key pair that signs requests.

@@ -17,7 +17,8 @@ func TestTargetsOfSystems(t *testing.T) {
 		platform, architecture, target, code string
 	}{
 		{"Ubuntu", "x86_64", "Image", ""},
-		{"Ubuntu", "x86_64", "ContainerImage", smc.CodeUnsupportedFeature},
+		{"Ubuntu", "x86_64", "ContainerImage", ""},
+		{"Ubuntu", "amd64", "containerimage", ""},
 		{"Ubuntu", "aarch64", "ContainerImage", smc.CodeInvalidOsMigrationTypeNotMatched},
 		{"Ubuntu", "i386", "containerimage", smc.CodeInvalidOsMigrationTypeNotMatched},
 		{"Ubuntu", "aarch64", "TargetInstance", smc.CodeUnsupportedFeature},
@@ -32,9 +33,10 @@ func TestTargetsOfSystems(t *testing.T) {
 		require.NoError(t, err)
 		r := spec(source.SourceID)
 		r.TargetType, r.InstanceID = &test.target, pointer("i-1")
-		_, err = f.CreateJob(f.ctx, account, r, 1000)
+		made, err := f.CreateJob(f.ctx, account, r, 1000)
 		require.Equal(t, test.code, smc.CodeOf(err), "%+v: %v", test, err)
 		if test.code == "" {
+			require.Equal(t, r.Target(), f.job(made).Spec.Target())
 			continue
 		}
 		// Modify is held to the same.

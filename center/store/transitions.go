@@ -328,9 +328,9 @@ func (s *Store) startRun(ctx context.Context, tx *transaction, job *Job, asked Q
 			return err
 		}
 	} else {
-		if job.BusinessStatus == smc.BusinessSyncing || job.ErrorCode == smc.CodeImageVerificationFailed {
-			// Preparing opens the sync session; what it finds done it does not do again. A synced state that turned out to be damaged
-			// is to be synced again.
+		if job.BusinessStatus == smc.BusinessSyncing || smc.SyncAgain(job.ErrorCode) {
+			// Preparing opens the sync session; what it finds done it does not do again. A synced state that turned out to be damaged,
+			// or that no container image can be made of, is to be synced again.
 			job.BusinessStatus = smc.BusinessPreparing
 		}
 		if err := setRun(ctx, tx, job, smc.RunRunning, time.Time{}); err != nil {
@@ -444,25 +444,40 @@ func (s *Store) EndSync(ctx context.Context, jobID, key string, run int, guards 
 
 // EndProcessing moves a run from Processing to Cleaning and records its image.
 func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk, guards ...Guard) error {
+	return s.endProcessing(ctx, jobID, key, run, &Image{ImageID: imageID, Disks: disks}, guards)
+}
+
+// EndContainer is EndProcessing for a run that made a container image.
+func (s *Store) EndContainer(ctx context.Context, jobID, key string, run int, imageID string, container ImageContainer, guards ...Guard) error {
+	return s.endProcessing(ctx, jobID, key, run, &Image{ImageID: imageID, Disks: []ImageDisk{}, Container: &container}, guards)
+}
+
+func (s *Store) endProcessing(ctx context.Context, jobID, key string, run int, image *Image, guards []Guard) error {
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing, guards),
 		apply: func(tx *transaction, job *Job) error {
-			description, err := json.Marshal(disks)
+			disks, err := json.Marshal(image.Disks)
 			if err != nil {
 				return err
 			}
-			name, err := s.freeImageName(ctx, tx, job, imageID)
+			var container []byte
+			if image.Container != nil {
+				if container, err = json.Marshal(image.Container); err != nil {
+					return err
+				}
+			}
+			name, err := s.freeImageName(ctx, tx, job, image.ImageID)
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO images (image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, created_at)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				imageID, job.AccountID, job.RegionID, name, jobID, job.SourceID, run, job.HostID, string(smc.ImageAvailable), string(description), millis(s.now())); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO images (image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, container, created_at)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+				image.ImageID, job.AccountID, job.RegionID, name, jobID, job.SourceID, run, job.HostID, string(smc.ImageAvailable), string(disks), string(container), millis(s.now())); err != nil {
 				return err
 			}
-			job.BusinessStatus, job.ImageID = smc.BusinessCleaning, imageID
+			job.BusinessStatus, job.ImageID = smc.BusinessCleaning, image.ImageID
 			job.Progress = max(job.Progress, progressProcessed)
-			_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET image_id = ? WHERE job_id = ? AND number = ?`, imageID, jobID, run)
+			_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET image_id = ? WHERE job_id = ? AND number = ?`, image.ImageID, jobID, run)
 			return err
 		},
 	})

@@ -68,8 +68,7 @@ func parseTable(text string) []mount {
 				return string([]byte{byte(n)})
 			})
 		}
-		name, value, is := strings.Cut(fields[0], "=")
-		if is { // LABEL="my disk"
+		if name, value, is := strings.Cut(fields[0], "="); is { // the name may be in quotes
 			fields[0] = name + "=" + strings.Trim(value, `"'`)
 		}
 		m := mount{spec: fields[0], path: fields[1], kind: fields[2]}

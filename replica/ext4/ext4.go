@@ -256,10 +256,10 @@ func (fs *FS) inodeTable(group uint32) (int64, error) {
 	}
 	desc := b[int64(group)%perBlock*fs.descSize:][:fs.descSize]
 	if fs.checksums() {
-		want := le.Uint16(desc[30:])
+		want := uint32(le.Uint16(desc[30:]))
 		desc[30], desc[31] = 0, 0
 		sum := crc32c(crc32c(fs.csumSeed, le.AppendUint32(nil, group)), desc)
-		if uint16(sum) != want { //nolint:gosec // its lower half is what is stored
+		if sum&0xffff != want { // its lower half is what is stored
 			return 0, damaged("the descriptor of group %d does not have its checksum", group)
 		}
 	}

@@ -550,7 +550,7 @@ func (u *user) jobRefusals(jobID string) {
 		smc.CodeDataDiskDuplicateIndex:             {"DataDisk": []any{values{"Index": 1, "Size": 20}, values{"Index": 1, "Size": 20}}},
 		smc.CodeReplicationJobNameDuplicate:        {"Name": "rival-job"},
 		smc.CodeImageNameUsedByReplicationJob:      {"ImageName": "rival-image"},
-		smc.CodeUnsupportedFeature:                 {"TargetType": "ContainerImage"},
+		smc.CodeUnsupportedFeature:                 {"TargetType": "TargetInstance", "InstanceId": "i-1"},
 		smc.CodeVSwitchIDVpcIDMismatch:             {"NetMode": 2, "VSwitchId": "vsw-1", "VpcId": "vpc-2"},
 	} {
 		changes["JobId"] = jobID

@@ -39,6 +39,7 @@ type Layout int
 
 const (
 	// System is a BIOS boot partition of 1 MiB and a root file system in the rest. It is the default.
+	// The file system is that of a server, by its etc/os-release and etc/fstab.
 	System Layout = iota
 	// Data is one file system in the whole disk.
 	Data
@@ -280,6 +281,15 @@ func fill(t tree, spec Spec, rng *source) error {
 	}
 	if err := t.write("etc/hostname", 12, rng.fill(true)); err != nil {
 		return err
+	}
+	if spec.Layout == System {
+		for _, f := range []struct{ name, text string }{
+			{"etc/os-release", "ID=disks\n"}, {"etc/fstab", "LABEL=" + spec.Label + " / ext4 defaults 0 1\n"},
+		} {
+			if err := t.write(f.name, int64(len(f.text)), func(p []byte) { copy(p, f.text) }); err != nil {
+				return err
+			}
+		}
 	}
 
 	small := min(spec.FillBytes/10, 16*mib)
