@@ -17,7 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -180,9 +180,8 @@ func empty(dir string, keep ...string) error {
 	if err != nil {
 		return err
 	}
-	kept := strings.Join(keep, "\n")
 	for _, e := range entries {
-		if kept == "" || !strings.Contains(kept, e.Name()) {
+		if !slices.Contains(keep, e.Name()) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
