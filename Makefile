@@ -45,7 +45,8 @@ demo: build ## build, then migrate a fleet of five servers on this machine and c
 	CGO_ENABLED=0 $(GO) run ./deploy/demo -bin $(BIN) $(DEMOFLAGS)
 
 # The acceptance tests start the binaries and measure them: they run on their own, without the race detector, and are never taken from
-# the cache. vet is part of lint; over the Temporal server it would take minutes.
+# the cache. They wait most of the time, for disks that are copied slowly and for silence to be noticed: four of them at once keep two cores
+# half busy. vet is part of lint; over the Temporal server it would take minutes.
 .PHONY: test
 test: build ## run the unit, workflow, replay and acceptance tests
 	@[ -n '$(RACE)' ] || echo 'no C compiler here: the tests run without the race detector'
@@ -53,7 +54,7 @@ test: build ## run the unit, workflow, replay and acceptance tests
 	@[ -n "$$DROVER_TEST_POSTGRES" ] || echo 'DROVER_TEST_POSTGRES names no PostgreSQL server here: the center is tested on SQLite only'
 	[ -z "$$DROVER_TEST_POSTGRES" ] || $(GO) test $(RACE) -timeout 25m ./center/...
 	cd deploy/dev && $(GOTEST) -vet=off ./...
-	$(GOTEST) -count=1 -timeout 20m ./test/...
+	$(GOTEST) -count=1 -timeout 20m -parallel 4 ./test/...
 
 # go fuzzes one target at a time. What it finds it writes to the package's testdata/fuzz, and every later test runs it.
 FUZZTIME ?= 10s
