@@ -339,6 +339,14 @@ func TestAuditLog(t *testing.T) {
 	require.Equal(t, name("workgroup", its.group), record.Resources[0])
 	require.Len(t, f.audited(changes), before+5)
 
+	// A ticket opens a whole disk to who has it, and holds the image: it is recorded before it is given out.
+	_, err = f.client.GetImageTicket(ctx, &smc.GetImageTicketRequest{ImageID: its.image})
+	require.NoError(t, err)
+	tickets, _, err := f.store.AuditLog(ctx, account, store.AuditFilter{Action: "GetImageTicket"}, store.Page{Number: 1, Size: 10})
+	require.NoError(t, err)
+	require.Len(t, tickets, 1)
+	require.Len(t, f.audited(changes), before+6)
+
 	// One that only read.
 	_, err = f.client.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{its.job}})
 	require.NoError(t, err)
@@ -351,7 +359,7 @@ func TestAuditLog(t *testing.T) {
 	require.Len(t, f.audited(smc.DescribeAuditLogRequest{Outcome: pointer(smc.CodeInvalidJobIDNotFound)}), 1)
 	f.raw(signed("Nonsense", time.Now(), "nonsense"))
 	require.Empty(t, f.audited(smc.DescribeAuditLogRequest{Outcome: pointer(smc.CodeInvalidActionNotFound)})[0].Operation, "what is called is no operation")
-	require.Len(t, f.audited(changes), before+6, "it might have been one that changes something")
+	require.Len(t, f.audited(changes), before+7, "it might have been one that changes something")
 
 	// Refusals of who calls, also of reading.
 	reader := f.as(key.AccessKeyID, key.AccessKeySecret)

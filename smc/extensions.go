@@ -10,8 +10,8 @@ var (
 		answers(CodeInvalidJobIDNotFound))
 	// DescribeImages lists images, newest first.
 	DescribeImages = declare[DescribeImagesRequest, DescribeImagesResult]("DescribeImages", extension, reads)
-	// GetImageTicket gives a short-lived permission to read an image at its transition host.
-	GetImageTicket = declare[GetImageTicketRequest, GetImageTicketResult]("GetImageTicket", extension, reads,
+	// GetImageTicket gives a short-lived permission to read an image at its transition host, which keeps the image until then.
+	GetImageTicket = declare[GetImageTicketRequest, GetImageTicketResult]("GetImageTicket", extension,
 		answers(CodeInvalidImageIDNotFound))
 )
 
