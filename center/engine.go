@@ -82,7 +82,10 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 				return fmt.Errorf("%s of job %s was not carried out, and its record cannot be read: %w", update, jobID, lookErr)
 			}
 			state := smc.JobState{Status: job.Status, BusinessStatus: job.BusinessStatus, Queued: job.Queued()}
-			if smc.Allowed(smc.Trigger(update), state) != nil {
+			if refusal := smc.Allowed(smc.Trigger(update), state); refusal != nil {
+				if code := smc.CodeOf(refusal); code != smc.CodeReplicationJobInvalidStatus { // the entity does not know yet that the job runs
+					return smc.Errorf(code, "job %s: %s", jobID, smc.AsError(refusal).Message)
+				}
 				return err
 			}
 			if state.Queued { // an entity that does not know of it learns so

@@ -220,6 +220,21 @@ func TestUpdateOfAnEntityThatStaysBehind(t *testing.T) {
 	require.Contains(t, err.Error(), "the job is Ready")
 }
 
+// An entity that has not heard of a start yet refuses Stop for the job's status; what is in its way is the phase.
+func TestUpdateOfAnEntityBehindAStart(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	job := f.create(source)
+	require.NoError(t, f.store.HostHeartbeat(t.Context(), "i-host", "http://host"))
+	_, err := f.store.StartRun(t.Context(), job, "start", smc.TriggerStart, smc.RunManual, store.CutOverNone)
+	require.NoError(t, err)
+	engine, c := newTemporalEngine(f)
+	c.calls = []error{temporal.NewApplicationError("the job is Ready", smc.CodeReplicationJobInvalidStatus)}
+	err = engine.Update(t.Context(), job, workflows.UpdateStop, "R1", struct{}{})
+	require.Equal(t, smc.CodeReplicationJobInvalidBusinessStatus, smc.CodeOf(err))
+	require.Contains(t, err.Error(), "Running and Preparing")
+}
+
 // An entity that goes on continuing as new does not keep the caller for longer than he waits.
 func TestUpdateOfAnEntityThatContinuesAsNew(t *testing.T) {
 	f := newFixture(t)
