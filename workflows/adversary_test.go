@@ -62,3 +62,23 @@ func TestRefusedChangeOfARunningJob(t *testing.T) {
 	require.Len(t, s.children, 1)
 	require.NotContains(t, s.attempts, "Fail")
 }
+
+// An update may come with the first task of a run of the entity, and take longer than it is until the next start that is due: that
+// start comes after it, if it is still due.
+func TestUpdateOfTheFirstTaskHoldsBackADueStart(t *testing.T) {
+	r := newRecord(t, 2)
+	first := newScenarioOf(r, r.input())
+	first.update(0, UpdateStart)
+	first.at(time.Minute, func() { first.env.SetCurrentHistoryLength(restingHistory + 1) })
+	input := requireContinuesAsNew(t, first.runUntil(100*time.Hour))
+
+	next := newScenarioOf(r, input)
+	next.env.SetStartTime(input.Schedule.FirstStartAt.Add(2*time.Hour - time.Second))
+	jobs := &activities.Jobs{Store: r.Store}
+	next.env.OnActivity(jobs.Modify, mock.Anything, mock.Anything).After(time.Minute).Return(jobs.Modify)
+	frequency := 24
+	modified := next.modify(0, smc.ModifyReplicationJobAttributeRequest{Frequency: &frequency})
+	require.NoError(t, next.runUntil(3*time.Hour))
+	modified.requireDone()
+	require.Len(t, r.job().Runs, 1, "the run that was due was one of the old rhythm")
+}

@@ -196,6 +196,11 @@ func (e *entity) awaitDue(ctx workflow.Context) {
 		if err := workflow.Sleep(ctx, at.Sub(workflow.Now(ctx))); err != nil {
 			return
 		}
+		// An update that came with the entity's first task is at work since before this start was set, and could not withdraw it. What is due
+		// after it, the next rest looks at.
+		if err := workflow.Await(ctx, func() bool { return !e.mutex.IsLocked() }); err != nil || e.changed {
+			return
+		}
 		if e.lapsed(ctx) {
 			return // expiry beats a due run
 		}
@@ -306,17 +311,15 @@ func (e *entity) serve(ctx workflow.Context) error {
 			return err
 		}
 	}
-	start := func(trigger smc.Trigger, cutOver store.CutOver) func(workflow.Context, string) error {
-		return func(ctx workflow.Context, key string) error {
-			var start store.RunStart
-			err := workflow.ExecuteActivity(onCenter(ctx), jobs.StartRun, activities.StartRunInput{
-				JobID: e.JobID, Key: key, Trigger: trigger, Type: smc.RunManual, CutOver: cutOver,
-			}).Get(ctx, &start)
-			if err == nil {
-				e.started(start)
-			}
-			return err
+	start := func(ctx workflow.Context, key string, trigger smc.Trigger, cutOver store.CutOver) error {
+		var start store.RunStart
+		err := workflow.ExecuteActivity(onCenter(ctx), jobs.StartRun, activities.StartRunInput{
+			JobID: e.JobID, Key: key, Trigger: trigger, Type: smc.RunManual, CutOver: cutOver,
+		}).Get(ctx, &start)
+		if err == nil {
+			e.started(start)
 		}
+		return err
 	}
 	stop := move(jobs.Stop, func() {
 		if e.Status != smc.StatusRunning {
@@ -333,10 +336,10 @@ func (e *entity) serve(ctx workflow.Context) error {
 	return errors.Join(
 		workflow.SetQueryHandler(ctx, QueryState, func() (JobInput, error) { return e.JobInput, nil }),
 		handle(ctx, e, UpdateStart, smc.TriggerStart, func(ctx workflow.Context, key string, _ struct{}) error {
-			return start(smc.TriggerStart, store.CutOverNone)(ctx, key)
+			return start(ctx, key, smc.TriggerStart, store.CutOverNone)
 		}),
 		handle(ctx, e, UpdateRun, smc.TriggerRun, func(ctx workflow.Context, key string, _ struct{}) error {
-			return start(smc.TriggerRun, store.CutOverNone)(ctx, key)
+			return start(ctx, key, smc.TriggerRun, store.CutOverNone)
 		}),
 		handle(ctx, e, UpdateStop, smc.TriggerStop, func(ctx workflow.Context, key string, _ struct{}) error {
 			queued := e.Schedule.Queued != 0
@@ -348,7 +351,7 @@ func (e *entity) serve(ctx workflow.Context) error {
 		e.takeAdmissions(ctx),
 		handle(ctx, e, UpdateCutOver, smc.TriggerCutOver, func(ctx workflow.Context, key string, in CutOverRequest) error {
 			if in.SyncData {
-				return start(smc.TriggerCutOver, store.CutOverSyncData)(ctx, key)
+				return start(ctx, key, smc.TriggerCutOver, store.CutOverSyncData)
 			}
 			return finish(ctx, key)
 		}),
