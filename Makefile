@@ -74,8 +74,9 @@ fuzz: ## run every fuzz target for FUZZTIME (default 10s) each
 	done
 
 .PHONY: long
-long: build ## run the acceptance tests that are too slow for CI, and every fuzz target for 10 minutes
+long: build ## run the acceptance tests that are too slow for CI, 2000 cases of the model of a job, and every fuzz target for 10 minutes
 	$(GOTEST) -count=1 -timeout 4h -tags long ./test/...
+	$(GOTEST) -count=1 -timeout 1h -run '^TestJobAgainstAModel$$' ./workflows -rapid.checks=2000
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
 # A number of jobs from 30 on has every process killed at every phase of a job. DURATION goes on with more jobs, POSTGRES is a server's URL.

@@ -3,7 +3,6 @@ package events
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"sync"
@@ -15,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 // errKilled is what a process that was killed would have seen if it had lived.
@@ -100,12 +101,7 @@ func live(ctx context.Context, js jetstream.JetStream, o *rewindable, lives []pl
 // outbox holds, each once, in order.
 func TestStreamIsTheOutboxWhateverIsKilled(t *testing.T) {
 	// Each check is a server or two: as many as the package's other properties have would take minutes.
-	checks := flag.Lookup("rapid.checks")
-	before := checks.Value.String()
-	if before == checks.DefValue {
-		require.NoError(t, checks.Value.Set("15"))
-		t.Cleanup(func() { _ = checks.Value.Set(before) })
-	}
+	property.Checks(t, 15)
 	srv := startNATS(t)
 	rapid.Check(t, func(t *rapid.T) {
 		nc, js := srv.connect(zap.NewNop())

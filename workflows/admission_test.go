@@ -21,12 +21,7 @@ func (r *record) crowd() (leave func()) {
 	ctx := context.Background()
 	require.NoError(r.t, r.SetRunningQuota(ctx, 1))
 	require.NoError(r.t, r.HostHeartbeat(ctx, testHost, "http://host"))
-	require.NoError(r.t, r.CreateAccessToken(ctx, store.AccessToken{
-		AccessTokenID: store.NewID("at"), AccountID: testAccount, RegionID: testRegion, Count: 1, TTLDays: 1,
-	}, "another code"))
-	source, err := r.RegisterSource(ctx, "another code", "another token", "another instance", "crowd", server, 10)
-	require.NoError(r.t, err)
-	other, err := r.CreateJob(ctx, testAccount, smc.CreateReplicationJobRequest{RegionID: testRegion, SourceID: source.SourceID}, 10)
+	other, err := r.CreateJob(ctx, r.account, smc.CreateReplicationJobRequest{RegionID: testRegion, SourceID: r.register("another code", "crowd")}, 10)
 	require.NoError(r.t, err)
 	_, err = r.StartRun(ctx, other, "start", smc.TriggerStart, smc.RunManual, store.CutOverNone)
 	require.NoError(r.t, err)

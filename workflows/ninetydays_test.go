@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,8 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
+	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/drover/drover/center/store"
@@ -66,39 +65,94 @@ func TestHistoriesAreNoLongerThanCounted(t *testing.T) {
 	}
 }
 
+// counter counts the history of an entity as it grows, for the entity to see.
+type counter struct {
+	interceptor.WorkerInterceptorBase
+	historyCount
+	grown func(events int)
+}
+
+func (c *counter) InterceptWorkflow(ctx workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+	if workflow.GetInfo(ctx).ParentWorkflowExecution != nil {
+		return next // a run has a history of its own
+	}
+	return &countedInbound{interceptor.WorkflowInboundInterceptorBase{Next: next}, c}
+}
+
+func (c *counter) add(kind *int) {
+	*kind++
+	c.grown(c.events())
+}
+
+type countedInbound struct {
+	interceptor.WorkflowInboundInterceptorBase
+	*counter
+}
+
+func (c *countedInbound) Init(next interceptor.WorkflowOutboundInterceptor) error {
+	return c.Next.Init(&countedOutbound{interceptor.WorkflowOutboundInterceptorBase{Next: next}, c.counter})
+}
+
+func (c *countedInbound) ExecuteUpdate(ctx workflow.Context, in *interceptor.UpdateInput) (any, error) {
+	c.add(&c.updates)
+	return c.Next.ExecuteUpdate(ctx, in)
+}
+
+type countedOutbound struct {
+	interceptor.WorkflowOutboundInterceptorBase
+	*counter
+}
+
+func (c *countedOutbound) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
+	c.add(&c.activities)
+	return c.Next.ExecuteActivity(ctx, name, args...)
+}
+
+func (c *countedOutbound) NewTimer(ctx workflow.Context, d time.Duration) workflow.Future {
+	return c.NewTimerWithOptions(ctx, d, workflow.TimerOptions{})
+}
+
+func (c *countedOutbound) NewTimerWithOptions(ctx workflow.Context, d time.Duration, options workflow.TimerOptions) workflow.Future {
+	if d > 0 && ctx.Err() == nil {
+		c.add(&c.timers)
+	}
+	return c.Next.NewTimerWithOptions(ctx, d, options)
+}
+
+func (c *countedOutbound) ExecuteChildWorkflow(ctx workflow.Context, name string, args ...any) workflow.ChildWorkflowFuture {
+	c.add(&c.children)
+	return c.Next.ExecuteChildWorkflow(ctx, name, args...)
+}
+
+// once runs one run of the entity of a job from a time on, as begin has it. The run sees its history grow as long as its
+// activities, timers, children and updates make it; that is counted in the answer.
+func (r *record) once(start time.Time, input JobInput, begin func(*scenario), outside ...interceptor.WorkerInterceptor) (*scenario, historyCount) {
+	r.t.Helper()
+	s := newScenarioOf(r, input)
+	count := &counter{grown: s.env.SetCurrentHistoryLength}
+	s.env.SetWorkerOptions(worker.Options{
+		Interceptors:             append(outside, count), // the last one is asked first
+		DeadlockDetectionTimeout: time.Minute,            // of a machine that is busy with other tests
+	})
+	s.env.SetStartTime(start)
+	begin(s)
+	s.env.ExecuteWorkflow(ReplicationJob, input)
+	require.True(r.t, s.env.IsWorkflowCompleted())
+	return s, count.historyCount
+}
+
 // follow runs the entity of a job from a time on, through its runs, each continued as the next, on one clock and one store,
-// until it ends. Their histories are as long as the entity's activities, timers, children and updates make them; follow
-// returns the lengths.
+// until it ends. It returns how long their histories were.
 func (r *record) follow(start time.Time, begin func(*scenario)) (lengths []int) {
 	r.t.Helper()
 	for input := r.input(); ; {
-		s := newScenarioOf(r, input)
-		s.env.SetStartTime(start)
-		var count historyCount
-		grown := func() { s.env.SetCurrentHistoryLength(count.events()) }
-		s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-			if info.Attempt == 1 && !slices.Contains(oneRun, info.ActivityType.Name) { // those are of the run's history
-				count.activities++
-				grown()
-			}
-			s.started(info)
-		})
-		s.env.SetOnTimerScheduledListener(func(string, time.Duration) { count.timers++; grown() })
-		s.env.SetOnChildWorkflowStartedListener(func(*workflow.Info, workflow.Context, converter.EncodedValues) { count.children++; grown() })
-		if begin != nil {
-			begin(s)
-			count.updates++
-			begin = nil
-		}
-		s.env.ExecuteWorkflow(ReplicationJob, input)
-		require.True(r.t, s.env.IsWorkflowCompleted())
+		s, count := r.once(start, input, begin)
 		lengths = append(lengths, count.events())
-		start = s.env.Now()
 		err := s.env.GetWorkflowError()
 		if err == nil {
 			return lengths
 		}
-		input = requireContinuesAsNew(r.t, err)
+		input, start, begin = requireContinuesAsNew(r.t, err), s.env.Now(), func(*scenario) {}
 	}
 }
 

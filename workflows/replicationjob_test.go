@@ -18,6 +18,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/workflow"
+	"pgregory.net/rapid"
 
 	"github.com/drover/drover/activities"
 	"github.com/drover/drover/center/agentapi"
@@ -37,13 +38,17 @@ var server = agentapi.Server{Disks: []agentapi.Disk{{Index: 0, Path: "/dev/vda",
 // record is a store with one source, one transition host and one job.
 type record struct {
 	*store.Store
-	t               *testing.T
+	t               rapid.TB
+	account         string
 	sourceID, jobID string
 	kept            []int // how many images there were after each run
 	// clock is that of the scenario, once there is one.
-	clock atomic.Pointer[func() time.Time]
+	clock *atomic.Pointer[func() time.Time]
 }
 
+// now is the workflow's time, once there is one.
+//
+//workflowcheck:ignore
 func (r *record) now() time.Time {
 	if clock := r.clock.Load(); clock != nil {
 		return (*clock)()
@@ -51,22 +56,32 @@ func (r *record) now() time.Time {
 	return time.Now()
 }
 
-// newRecord makes a job that is incremental when frequency, in hours, is not 0.
-func newRecord(t *testing.T, frequency int, changes ...func(*smc.CreateReplicationJobRequest)) *record {
+// openRecord opens a store that has no job yet.
+func openRecord(t *testing.T) *record {
 	t.Helper()
-	r := &record{t: t}
+	r := &record{t: t, account: testAccount, clock: &atomic.Pointer[func() time.Time]{}}
 	var err error
 	r.Store, err = store.Open(t.Context(), storetest.Migrated(t, store.Open), store.WithClock(r.now))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
-	require.NoError(t, r.HostHeartbeat(t.Context(), testHost, "http://host"))
-	require.NoError(t, r.CreateAccessToken(t.Context(), store.AccessToken{
-		AccessTokenID: store.NewID("at"), AccountID: testAccount, RegionID: testRegion, Count: 1, TTLDays: 1,
-	}, "code"))
-	source, err := r.RegisterSource(t.Context(), "code", "token", "instance", "web", server, 10)
-	require.NoError(t, err)
-	r.sourceID = source.SourceID
-	spec := smc.CreateReplicationJobRequest{RegionID: testRegion, SourceID: source.SourceID}
+	return r
+}
+
+// newRecord makes a job that is incremental when frequency, in hours, is not 0.
+func newRecord(t *testing.T, frequency int, changes ...func(*smc.CreateReplicationJobRequest)) *record {
+	t.Helper()
+	r := openRecord(t)
+	r.create(frequency, changes...)
+	return r
+}
+
+// create makes the job, with its source and its transition host.
+func (r *record) create(frequency int, changes ...func(*smc.CreateReplicationJobRequest)) {
+	r.t.Helper()
+	ctx := context.Background()
+	require.NoError(r.t, r.HostHeartbeat(ctx, testHost, "http://host"))
+	r.sourceID = r.register("code", "web")
+	spec := smc.CreateReplicationJobRequest{RegionID: testRegion, SourceID: r.sourceID}
 	if frequency > 0 {
 		once, keep := false, 2
 		spec.RunOnce, spec.Frequency, spec.MaxNumberOfImageToKeep = &once, &frequency, &keep
@@ -74,24 +89,41 @@ func newRecord(t *testing.T, frequency int, changes ...func(*smc.CreateReplicati
 	for _, change := range changes {
 		change(&spec)
 	}
-	r.jobID, err = r.CreateJob(t.Context(), testAccount, spec, 10)
-	require.NoError(t, err)
-	return r
+	var err error
+	r.jobID, err = r.CreateJob(ctx, r.account, spec, 10)
+	require.NoError(r.t, err)
 }
 
-// input is what the job's entity starts from.
+// register makes a source of the account.
+func (r *record) register(code, name string) (sourceID string) {
+	r.t.Helper()
+	ctx := context.Background()
+	code += " of " + r.account
+	require.NoError(r.t, r.CreateAccessToken(ctx, store.AccessToken{
+		AccessTokenID: store.NewID("at"), AccountID: r.account, RegionID: testRegion, Count: 1, TTLDays: 1,
+	}, code))
+	source, err := r.RegisterSource(ctx, code, "token of "+code, "instance of "+code, name, server, 10)
+	require.NoError(r.t, err)
+	return source.SourceID
+}
+
+// input is what the job's entity starts from, also in a Temporal that knows nothing of it.
 func (r *record) input() JobInput {
 	r.t.Helper()
 	job := r.job()
-	return JobInput{
-		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.Sequence, HostID: job.HostID, Schedule: *job.Schedule(),
+	input := JobInput{
+		JobID: job.JobID, Status: job.Status, BusinessStatus: job.BusinessStatus, Run: job.Run, Lap: job.RunLap(), HostID: job.HostID, Schedule: *job.Schedule(),
 	}
+	if job.Status == smc.StatusFinished || job.Status == smc.StatusExpired || job.Status == smc.StatusDeleting {
+		input.HostID, input.ReleaseHost = "", job.HostID
+	}
+	return input
 }
 
 // job returns the job as the API would show it, or nil when it is gone.
 func (r *record) job() *store.Job {
 	r.t.Helper()
-	job, err := r.Job(context.Background(), testAccount, r.jobID)
+	job, err := r.Job(context.Background(), r.account, r.jobID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -191,7 +223,7 @@ func (h *host) Clean(ctx context.Context, in activities.PhaseInput) (*activities
 	}
 	status, err := h.store.EndRun(ctx, in.JobID, fmt.Sprint("end", in.Lap), in.Run, job.Final())
 	if err == nil {
-		_, images, err := h.store.Images(ctx, testAccount, store.ImageFilter{JobID: in.JobID}, store.Page{Number: 1, Size: 1})
+		_, images, err := h.store.Images(ctx, h.store.account, store.ImageFilter{JobID: in.JobID}, store.Page{Number: 1, Size: 1})
 		if err != nil {
 			return nil, err
 		}
@@ -210,7 +242,7 @@ func (h *host) Release(ctx context.Context, jobID string) error {
 }
 
 // testLogger gives the SDK's warnings to the test.
-type testLogger struct{ t *testing.T }
+type testLogger struct{ t rapid.TB }
 
 func (l testLogger) Debug(string, ...any) {}
 func (l testLogger) Info(string, ...any)  {}
@@ -292,7 +324,7 @@ func (s *scenario) started(info *activity.Info) {
 
 // answer is what became of an update.
 type answer struct {
-	t        *testing.T
+	t        rapid.TB
 	rejected error // by the validator
 	complete bool
 	err      error // of the handler
@@ -809,7 +841,7 @@ func TestRepeatedRequestKeepsTheGrid(t *testing.T) {
 	require.Equal(t, smc.RunSchedule, r.job().Runs[1].Type)
 }
 
-func requireContinuesAsNew(t *testing.T, err error) (input JobInput) {
+func requireContinuesAsNew(t rapid.TB, err error) (input JobInput) {
 	t.Helper()
 	var next *workflow.ContinueAsNewError
 	require.ErrorAs(t, err, &next)
