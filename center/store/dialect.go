@@ -13,8 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,9 @@ type dialect interface {
 	// that write the row; both are empty where a write transaction has no other beside it anyway.
 	takeTurn() string
 	forUpdate() string
+	// takeRecord tells a transaction whether nobody has the record open, and has who opens it then wait until the transaction ends; empty where
+	// that is not known.
+	takeRecord() string
 	// conflict reports whether a transaction failed only because of another one, so that it is to be run again.
 	conflict(err error) bool
 	// provider makes what brings the schema up to date; unlock is called afterwards.
@@ -52,8 +56,9 @@ type dialect interface {
 	scrub(ctx context.Context, db *sql.DB) error
 }
 
-// open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database.
-func open(databaseURL string) (*database, error) {
+// open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database. options
+// are those of PostgreSQL.
+func open(databaseURL string, options ...stdlib.OptionOpenDB) (*database, error) {
 	u, err := url.Parse(databaseURL)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is no URL: want sqlite:///absolute/path or postgres://user:password@host:port/database")
@@ -62,7 +67,7 @@ func open(databaseURL string) (*database, error) {
 	case "sqlite":
 		return openSQLite(u)
 	case "postgres", "postgresql":
-		return openPostgres(databaseURL)
+		return openPostgres(databaseURL, options...)
 	}
 	return nil, fmt.Errorf("DATABASE_URL %s: want sqlite:///absolute/path or postgres://user:password@host:port/database", u.Redacted())
 }
@@ -140,6 +145,7 @@ func (sqlite) changedJobs(accountID string, page *JobPage, known []int64) *condi
 func (sqlite) begin() *sql.TxOptions { return nil }
 func (sqlite) takeTurn() string      { return "" }
 func (sqlite) forUpdate() string     { return "" }
+func (sqlite) takeRecord() string    { return "" }
 func (sqlite) conflict(error) bool   { return false } // a transaction is immediate: it has no other beside it
 
 func (d sqlite) provider(db *sql.DB) (*goose.Provider, func(), error) {
@@ -179,11 +185,22 @@ func (sqlite) scrub(ctx context.Context, db *sql.DB) error {
 // postgres serves processes on any number of machines.
 type postgres struct{}
 
-func openPostgres(databaseURL string) (*database, error) {
-	db, err := sql.Open("pgx", databaseURL)
+// recordLock is the number of the lock that every connection to a record holds: one for each schema of a database.
+const recordLock = `hashtextextended('drover record in ' || current_schema(), 0)`
+
+// holdRecord has every connection hold the lock of the record, for who uses it: nobody restores another one into the database meanwhile, and
+// while that is done the connection waits.
+var holdRecord = stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared(`+recordLock+`)`)
+	return err
+})
+
+func openPostgres(databaseURL string, options ...stdlib.OptionOpenDB) (*database, error) {
+	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
+	db := stdlib.OpenDB(*config, options...)
 	const connections = 16
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
@@ -233,8 +250,9 @@ func (*postgres) begin() *sql.TxOptions { return &sql.TxOptions{Isolation: sql.L
 
 // The lock is let go with the transaction. Its number is of this database's schema only in that the names are: two that fall on one
 // number wait for each other for nothing.
-func (*postgres) takeTurn() string  { return `SELECT pg_advisory_xact_lock(hashtextextended(?, 0))` }
-func (*postgres) forUpdate() string { return ` FOR UPDATE` }
+func (*postgres) takeTurn() string   { return `SELECT pg_advisory_xact_lock(hashtextextended(?, 0))` }
+func (*postgres) forUpdate() string  { return ` FOR UPDATE` }
+func (*postgres) takeRecord() string { return `SELECT pg_try_advisory_xact_lock(` + recordLock + `)` }
 
 func (*postgres) conflict(err error) bool {
 	var failure *pgconn.PgError

@@ -173,12 +173,15 @@ func (s *Store) dumpTable(ctx context.Context, tx *sql.Tx, table string, write f
 // ErrNotEmpty is returned by Load for a database that holds something.
 var ErrNotEmpty = errors.New("the database is not empty")
 
+// ErrInUse is returned by Load for an empty database that a process of the center works on. It is known of PostgreSQL.
+var ErrInUse = errors.New("a process of the center works on the database")
+
 // ErrLoaded is returned by Load when the record is in the database, and cannot be opened there.
 var ErrLoaded = errors.New("the record is restored and cannot be opened yet")
 
 // Load fills the empty database of a URL with a dump, all of it or nothing, and brings the schema up to date. read opens
 // the file of a table. The record is then one that was restored: see Restoration. sealer must hold the keys the dump's
-// secrets are sealed with. Errors: ErrNotEmpty, ErrNotOpened, ErrLoaded.
+// secrets are sealed with. Errors: ErrNotEmpty, ErrInUse, ErrNotOpened, ErrLoaded.
 func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, read func(table string) (io.ReadCloser, error)) error {
 	if missing := sealer.missing(dump.KeyIDs); len(missing) > 0 {
 		return fmt.Errorf("%w: the backup's secrets are sealed with the keys %s, and the key file lacks %s: give the key file that the center had then",
@@ -197,7 +200,7 @@ func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, r
 		return fmt.Errorf("restore the record: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	if err := db.requireEmpty(ctx, tx); err != nil {
+	if err := db.requireFree(ctx, tx); err != nil {
 		return err
 	}
 	there, err := db.texts(ctx, tx, db.catalog().tables)
@@ -239,7 +242,7 @@ func Load(ctx context.Context, databaseURL string, dump *Dump, sealer *Sealer, r
 	return s.Close()
 }
 
-// RequireEmpty returns ErrNotEmpty when the database of a URL holds anything.
+// RequireEmpty returns ErrNotEmpty when the database of a URL holds anything, and ErrInUse when a process works on it.
 func RequireEmpty(ctx context.Context, databaseURL string) error {
 	db, err := open(databaseURL)
 	if err != nil {
@@ -251,7 +254,7 @@ func RequireEmpty(ctx context.Context, databaseURL string) error {
 		return fmt.Errorf("look into the database: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	return db.requireEmpty(ctx, tx)
+	return db.requireFree(ctx, tx)
 }
 
 // missing returns which of the keys the sealer does not hold; a nil Sealer holds none.
@@ -283,6 +286,21 @@ func (d *database) loadSchema(ctx context.Context, version int64) error {
 		return fmt.Errorf("%w: its tables have version %d and the backup's %d: give a database that was never used", ErrNotEmpty, there, version)
 	}
 	return nil
+}
+
+// requireFree refuses a database that holds something, or that a process works on. Who opens it then waits until the transaction ends: it
+// finds what is restored, with the mark of that, and not half of it.
+func (d *database) requireFree(ctx context.Context, tx *sql.Tx) error {
+	alone := true
+	if lock := d.takeRecord(); lock != "" {
+		if err := tx.QueryRowContext(ctx, lock).Scan(&alone); err != nil {
+			return fmt.Errorf("look whether the database is in use: %w", err)
+		}
+	}
+	if err := d.requireEmpty(ctx, tx); err != nil || alone {
+		return err
+	}
+	return fmt.Errorf("%w: stop all servers and workers that have it for their database. Nothing was changed", ErrInUse)
 }
 
 // requireEmpty refuses a database that has a row in any table but settings, which migrations may have filled.

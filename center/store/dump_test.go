@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/center/store/storetest"
@@ -181,6 +182,49 @@ func TestLoadRefuses(t *testing.T) {
 	require.ErrorContains(t, Load(f.ctx, url, dump, nil, d.read), last)
 	d[last] = whole
 	require.NoError(t, Load(f.ctx, url, dump, nil, d.read), "the database is still empty")
+}
+
+// A database that a process works on is not restored into, whatever it holds; one that opens it meanwhile waits, and finds it restored.
+func TestLoadIsAlone(t *testing.T) {
+	if !storetest.Postgres() {
+		t.Skipf("%s names no PostgreSQL server", storetest.Variable)
+	}
+	f, _, _ := inhabited(t)
+	d := dumped{}
+	dump, err := f.Dump(f.ctx, d.write)
+	require.NoError(t, err)
+	target := storetest.URL(t)
+	other, err := Open(f.ctx, target)
+	require.NoError(t, err)
+	require.ErrorIs(t, RequireEmpty(f.ctx, target), ErrInUse)
+	require.ErrorIs(t, Load(f.ctx, target, dump, nil, d.read), ErrInUse)
+	require.NoError(t, other.Close())
+	require.NoError(t, RequireEmpty(f.ctx, target))
+
+	opened := make(chan *Store)
+	waits := storetest.DB(t, target)
+	err = Load(f.ctx, target, dump, nil, func(table string) (io.ReadCloser, error) {
+		if table == dump.Tables[0].Name {
+			go func() {
+				s, err := Open(f.ctx, target)
+				assert.NoError(t, err)
+				opened <- s
+			}()
+			require.Eventually(t, func() bool {
+				var n int
+				err := waits.QueryRowContext(f.ctx, `SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+					AND (classid::BIGINT << 32) + objid::BIGINT = `+recordLock).Scan(&n)
+				return err == nil && n > 0
+			}, 20*time.Second, 10*time.Millisecond)
+		}
+		return d.read(table)
+	})
+	require.NoError(t, err)
+	other = <-opened
+	restored, err := other.Restored(f.ctx)
+	require.NoError(t, err)
+	require.NotNil(t, restored)
+	require.NoError(t, other.Close())
 }
 
 // The record moves from one database to the other.

@@ -50,7 +50,7 @@ func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = no
 // Open opens the database named by databaseURL and brings its schema and its secrets up to date: sqlite:///absolute/path, whose file and
 // folder are made when absent, or postgres://user:password@host:port/database. Error: ErrNotOpened.
 func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, error) {
-	db, err := open(databaseURL)
+	db, err := open(databaseURL, holdRecord)
 	if err != nil {
 		return nil, err
 	}
