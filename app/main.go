@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/center"
+	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/events"
 )
 
@@ -199,14 +200,21 @@ func RetentionFlags(flags *pflag.FlagSet, c *ServerConfig) {
 	flags.Int64Var(&c.Stream.MaxBytes, "stream-max-bytes", 0, "`BYTES` of events that the stream keeps, the oldest go first; 0 for any number")
 }
 
-// Check reports what is missing.
-func (c *ServerConfig) Check() error {
-	if c.RegionID == "" {
-		return errors.New("DROVER_REGION is not set: set it, or give --region")
-	}
-	if c.AccessKeyID != "" && c.AccessKeySecret == "" {
-		return errors.New("ALIBABA_CLOUD_ACCESS_KEY_SECRET is not set: the access key needs its secret")
-	}
+// LimitFlags defines the flags of what accounts and keys may have and do; rateLimit is the default of the one. getenv is os.Getenv outside
+// tests.
+func LimitFlags(flags *pflag.FlagSet, c *ServerConfig, rateLimit float64, getenv func(string) string) {
+	flags.Float64Var(&c.RateLimit, "rate-limit", rateLimit, "calls a `SECOND` that each access key may make at this server; 0 for any number. Servers count apart: behind a\nbalancer give each its share")
+	flags.IntVar(&c.RateBurst, "rate-burst", 200, "`CALLS` that each access key may make at once at this server")
+	flags.IntVar(&c.SourceQuota, "source-quota", 1000, "source `SERVERS` an account may have")
+	flags.IntVar(&c.JobQuota, "job-quota", 1000, "replication `JOBS` an account may have")
+	flags.IntVar(&c.RunningQuota, "running-quota", store.DefaultRunningQuota,
+		"replication `JOBS` of an account that may be Running at once; the others are queued. Give all servers of a center the same")
+	flags.StringVar(&c.VSwitchesFile, "vswitches", getenv("DROVER_VSWITCHES"),
+		"JSON `FILE` of VSwitchIds and their VpcIds, {\"vsw-1\": \"vpc-1\"}, that jobs are held against; the same for every server (DROVER_VSWITCHES)")
+}
+
+// CheckLimits reports what is wrong with what LimitFlags and RetentionFlags define.
+func (c *ServerConfig) CheckLimits() error {
 	switch {
 	case !(c.RateLimit >= 0): // nor is it NaN
 		return errors.New("--rate-limit must be 0 or more calls a second")
@@ -219,6 +227,20 @@ func (c *ServerConfig) Check() error {
 		return fmt.Errorf("--keep-runs must be %d or more, as many as may have an image; or 0 for all", center.MinRuns)
 	case c.SourceQuota < 0 || c.JobQuota < 0 || c.RunningQuota < 0:
 		return errors.New("--source-quota, --job-quota and --running-quota must be 1 or more")
+	}
+	return nil
+}
+
+// Check reports what is missing.
+func (c *ServerConfig) Check() error {
+	if c.RegionID == "" {
+		return errors.New("DROVER_REGION is not set: set it, or give --region")
+	}
+	if c.AccessKeyID != "" && c.AccessKeySecret == "" {
+		return errors.New("ALIBABA_CLOUD_ACCESS_KEY_SECRET is not set: the access key needs its secret")
+	}
+	if err := c.CheckLimits(); err != nil {
+		return err
 	}
 	if err := c.TLS.check("listen", c.Listen); err != nil {
 		return err

@@ -47,14 +47,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.AccountID, "account", app.AccountFromEnv(getenv), "`ACCOUNT` that the first access key belongs to (DROVER_ACCOUNT)")
 			flags.StringVar(&config.AccessKeyID, "access-key-id", getenv(smc.EnvAccessKeyID),
 				"the first access `KEY` (ALIBABA_CLOUD_ACCESS_KEY_ID); its secret is read from ALIBABA_CLOUD_ACCESS_KEY_SECRET")
-			flags.Float64Var(&config.RateLimit, "rate-limit", 100, "calls a `SECOND` that each access key may make at this server; 0 for any number. Servers count apart: behind a\nbalancer give each its share")
-			flags.IntVar(&config.RateBurst, "rate-burst", 200, "`CALLS` that each access key may make at once at this server")
-			flags.IntVar(&config.SourceQuota, "source-quota", 1000, "source `SERVERS` an account may have")
-			flags.IntVar(&config.JobQuota, "job-quota", 1000, "replication `JOBS` an account may have")
-			flags.IntVar(&config.RunningQuota, "running-quota", 50,
-				"replication `JOBS` of an account that may be Running at once; the others are queued. Give all servers of a center the same")
-			flags.StringVar(&config.VSwitchesFile, "vswitches", getenv("DROVER_VSWITCHES"),
-				"JSON `FILE` of VSwitchIds and their VpcIds, {\"vsw-1\": \"vpc-1\"}, that jobs are held against; the same for every server (DROVER_VSWITCHES)")
+			app.LimitFlags(flags, config, 100, getenv)
 			app.RetentionFlags(flags, config)
 		},
 		Metrics: func() string { return app.DefaultServerMetrics }, MetricsWhere: app.DefaultServerMetrics, Getenv: getenv,

@@ -24,12 +24,12 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.Server {
 		group.Go(func() error {
-			return app.RunServer(ctx, app.ServerConfig{
-				Connections: connections, Process: cfg.Process, Listen: cfg.Settings.Listen, RegionID: cfg.Settings.Region, AccountID: cfg.Settings.AccountID,
-				AccessKeyID: cfg.Settings.AccessKeyID, AccessKeySecret: cfg.Settings.AccessKeySecret, RebuildEntities: cfg.RebuildEntities,
-				Retention: app.DefaultRetention(), Stream: app.DefaultStream(),
-				TLS: app.TLSConfig{Mode: mode, CAFile: cfg.CAFile},
-			}, logger.Named("server"))
+			server := cfg.Limits
+			server.Connections, server.Process, server.Listen = connections, cfg.Process, cfg.Settings.Listen
+			server.RegionID, server.AccountID = cfg.Settings.Region, cfg.Settings.AccountID
+			server.AccessKeyID, server.AccessKeySecret = cfg.Settings.AccessKeyID, cfg.Settings.AccessKeySecret
+			server.RebuildEntities, server.TLS = cfg.RebuildEntities, app.TLSConfig{Mode: mode, CAFile: cfg.CAFile}
+			return app.RunServer(ctx, server, logger.Named("server"))
 		})
 	}
 	if len(cfg.Roles) > 0 {

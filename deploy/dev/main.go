@@ -13,6 +13,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/drover/drover/app"
 )
@@ -113,6 +114,12 @@ SIGTERM or Ctrl-C stops it; a second Ctrl-C ends it at once.`,
 	flags.BoolVar(&tls, "tls", false, "the endpoint and the transition host serve https, with certificates of an authority that the center makes\nitself; needed beyond loopback (default: as at the last start)")
 	flags.StringSliceVar(&cfg.parts, "parts", parts(), "serve only these `PARTS`: the servers temporal and nats, what a drover-server does, and what\na drover-worker does; the others are served by other processes")
 	flags.StringSliceVar(&cfg.roles, "roles", app.Roles(), "`ROLES` of the worker in this process; without orchestrator, a drover-worker of its own\nwith that role takes the fleets")
+	limits := pflag.NewFlagSet("", pflag.ContinueOnError)
+	limits.SortFlags = false
+	app.LimitFlags(limits, &cfg.limits, 0, os.Getenv)
+	app.RetentionFlags(limits, &cfg.limits)
+	limits.VisitAll(func(f *pflag.Flag) { cfg.limitFlags = append(cfg.limitFlags, f.Name) })
+	flags.AddFlagSet(limits)
 	process.Flags(flags, app.DefaultDevMetrics, os.Getenv)
 	flags.StringVar(&logLevel, "log-level", "info", "least `LEVEL` logged to standard error: debug, info, warn or error")
 	flags.StringVar(&logFormat, "log-format", "auto", "console, json, or auto: console on a terminal, json elsewhere")

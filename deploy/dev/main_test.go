@@ -29,6 +29,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/app"
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/events"
 )
 
 // childVariable makes the test binary behave as drover-dev, with standIn in place of the center: what is tested here are the servers
@@ -382,6 +384,33 @@ func TestFailingCenterEndsTheStack(t *testing.T) {
 	assert.NotContains(t, out.String(), "ready")
 }
 
+// What drover-server takes for limits and retention, drover-dev takes too; its access key has no rate limit unless one is given.
+func TestLimits(t *testing.T) {
+	limits := func(args ...string) (given app.ServerConfig) {
+		var out bytes.Buffer
+		run(append([]string{"--data", t.TempDir(), "--listen", "127.0.0.1:0", "--metrics-listen", "off"}, args...), &out, &out,
+			func(_ context.Context, cfg droverConfig, _ *zap.Logger) error {
+				given = cfg.Limits
+				return errors.New("seen")
+			})
+		require.Contains(t, out.String(), "seen")
+		return given
+	}
+	given := limits("--running-quota", "3", "--source-quota", "4", "--job-quota", "5", "--rate-limit", "6", "--rate-burst", "7", "--vswitches", "list.json",
+		"--keep-runs", "11", "--stream-max-age", "12")
+	want := app.ServerConfig{
+		RunningQuota: 3, SourceQuota: 4, JobQuota: 5, RateLimit: 6, RateBurst: 7, VSwitchesFile: "list.json",
+		Retention: app.DefaultRetention(), Stream: events.StreamConfig{MaxAge: 12 * 24 * time.Hour},
+	}
+	want.Retention.Runs = 11
+	assert.Equal(t, want, given)
+	given = limits()
+	assert.Zero(t, given.RateLimit)
+	assert.Equal(t, store.DefaultRunningQuota, given.RunningQuota)
+	assert.Equal(t, app.DefaultRetention(), given.Retention)
+	assert.Equal(t, app.DefaultStream(), given.Stream)
+}
+
 func TestWrongUsage(t *testing.T) {
 	for name, args := range map[string][]string{
 		"no data":                          {},
@@ -391,6 +420,8 @@ func TestWrongUsage(t *testing.T) {
 		"unknown part":                     {"--data", "x", "--parts", "temporal,redis"},
 		"no part":                          {"--data", "x", "--parts", ""},
 		"an address of what is not served": {"--data", "x", "--parts", "nats", "--listen", "127.0.0.1:0"},
+		"a quota of what is not served":    {"--data", "x", "--parts", "nats", "--running-quota", "3"},
+		"a quota that is none":             {"--data", "x", "--running-quota", "-3"},
 		"roles of what is not served":      {"--data", "x", "--parts", "nats", "--roles", "center,transition"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -56,6 +56,9 @@ type stackConfig struct {
 	tls    *bool    // nil: as at the last start
 	parts  []string // that this process serves
 	roles  []string // of the worker
+	// limits has what an account may have and what is kept how long, and nothing else; limitFlags are the flags that say so.
+	limits     app.ServerConfig
+	limitFlags []string
 
 	process app.Process
 }
@@ -80,6 +83,14 @@ func (c *stackConfig) check(given func(flag string) bool) error {
 	}
 	if given("listen") && !c.serves(partServer) {
 		return fmt.Errorf("--listen is the address of the endpoint, which the part %s serves: leave it out, or add that to --parts", partServer)
+	}
+	for _, flag := range c.limitFlags {
+		if given(flag) && !c.serves(partServer) {
+			return fmt.Errorf("--%s is for the part %s: leave it out, or add that to --parts", flag, partServer)
+		}
+	}
+	if err := c.limits.CheckLimits(); err != nil {
+		return err
 	}
 	if !c.serves(partWorker) {
 		if given("roles") {
@@ -119,8 +130,9 @@ type droverConfig struct {
 	NATSURL           string
 	TemporalAddress   string
 	TemporalNamespace string
-	// Server says that the server is wanted.
+	// Server says that the server is wanted, and Limits what its accounts may have and what it keeps how long.
 	Server bool
+	Limits app.ServerConfig `json:"-"`
 	// Roles are those of the worker in this process; without any there is none.
 	Roles []string
 	// ImagesDir is the root of the transition host's data.
@@ -284,6 +296,7 @@ func (c *stackConfig) setUp(ctx context.Context, dir string, logger *zap.Logger)
 		TemporalAddress:   set.TemporalAddress(),
 		TemporalNamespace: temporalserver.DefaultNamespace,
 		Server:            c.serves(partServer),
+		Limits:            c.limits,
 		Roles:             c.roles,
 		ImagesDir:         filepath.Join(dir, "images"),
 	}
