@@ -15,6 +15,9 @@ import (
 const (
 	maxJobBytes = 32 << 20
 	maxPages    = 1024
+	// maxAccounts is of how many accounts it remembers which jobs changed, and maxChanged how many of each.
+	maxAccounts = 128
+	maxChanged  = 2048
 	// maxPageKey is how long the parameters of a page that is kept may be, in bytes.
 	maxPageKey = 4 << 10
 )
@@ -42,7 +45,9 @@ type jobPages struct {
 	bytes int                             // of jobs
 	pages *simplelru.LRU[pageKey, store.JobPage]
 
-	reading singleflight.Group
+	accounts *simplelru.LRU[string, seenChanges]
+
+	reading, looking singleflight.Group
 }
 
 // keptJob is a job as it was at a revision.
@@ -58,6 +63,7 @@ func newJobPages(record *store.Store) *jobPages {
 	p := &jobPages{store: record}
 	p.jobs, _ = simplelru.NewLRU(maxJobBytes, func(_ string, job keptJob) { p.bytes -= job.encoded.Size() }) // bounded by keep
 	p.pages, _ = simplelru.NewLRU[pageKey, store.JobPage](maxPages, nil)
+	p.accounts, _ = simplelru.NewLRU[string, seenChanges](maxAccounts, nil)
 	return p
 }
 
@@ -72,11 +78,17 @@ type jobsRead struct {
 // after the call came.
 func (p *jobPages) page(ctx context.Context, accountID string, changes int64, r *smc.DescribeReplicationJobsRequest, page store.Page) (encodedJobs, int, error) {
 	key := pageKey{accountID, smc.DescribeReplicationJobs.Encode(r).Encode()}
-	// Those that ask for a page at the same time have it read once. What was being read when a call came may be older than the call, what
+	// Those that ask for the same at the same time have it read once. What was being read when a call came may be older than the call, what
 	// is read next is not.
 	for range 2 {
-		jobs, total, ok := p.known(key, changes)
-		if ok {
+		jobs, total, kept := p.known(key, changes)
+		if kept && jobs == nil {
+			if err := p.look(ctx, accountID, changes); err != nil {
+				return nil, 0, err
+			}
+			jobs, total, _ = p.known(key, changes)
+		}
+		if jobs != nil {
 			return jobs, total, nil
 		}
 		leads := false
@@ -93,6 +105,70 @@ func (p *jobPages) page(ctx context.Context, accountID string, changes int64, r 
 	}
 	read, err := p.read(ctx, key, r, page)
 	return read.jobs, read.total, err
+}
+
+// seenChanges is what was seen of the changes of an account's jobs.
+type seenChanges struct {
+	store.JobsSeen
+	// since is from when on changed has all of them, in JobsRevision.Changes; it has how far they were seen when a job was
+	// found to have changed.
+	since   int64
+	changed map[store.JobMark]int64
+}
+
+// look sees which jobs of an account changed, at least up to changes.
+func (p *jobPages) look(ctx context.Context, accountID string, changes int64) error {
+	for range 2 { // the first may join one that began before the call came
+		if p.seen(accountID).Changes >= changes {
+			return nil
+		}
+		if _, err, _ := p.looking.Do(accountID, func() (any, error) {
+			seen := p.seen(accountID)
+			now, changed, all, err := p.store.ChangedJobs(context.WithoutCancel(ctx), accountID, seen.JobsSeen)
+			if err != nil {
+				return nil, err
+			}
+			p.mutex.Lock()
+			defer p.mutex.Unlock()
+			seen.JobsSeen = now
+			if all || len(seen.changed)+len(changed) > maxChanged {
+				seen.since, seen.changed = now.Changes, nil
+			} else {
+				if seen.changed == nil {
+					seen.changed = map[store.JobMark]int64{}
+				}
+				for _, job := range changed {
+					seen.changed[job] = now.Changes
+				}
+			}
+			p.accounts.Add(accountID, seen)
+			return nil, nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *jobPages) seen(accountID string) seenChanges {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	seen, _ := p.accounts.Get(accountID)
+	return seen
+}
+
+// unchanged reports whether nothing of a page has changed up to changes, and how far that was seen. The caller holds mutex.
+func (p *jobPages) unchanged(accountID string, page *store.JobPage, changes int64) (seen int64, ok bool) {
+	account, ok := p.accounts.Get(accountID)
+	if !ok || account.Changes < changes || account.Membership != page.Revision.Membership || page.Revision.Changes < account.since {
+		return 0, false
+	}
+	for _, job := range page.Jobs {
+		if account.changed[store.MarkOf(job.JobID)] > page.Revision.Changes {
+			return 0, false
+		}
+	}
+	return account.Changes, true
 }
 
 // read reads a page, what is kept of it aside, and keeps it.
@@ -131,19 +207,25 @@ func (p *jobPages) read(ctx context.Context, key pageKey, r *smc.DescribeReplica
 	return jobsRead{jobs, read.Total, p.keep(key, read, jobs)}, nil
 }
 
-// known returns a page that was kept, and how many match in all, unless its account, or what is kept of its jobs, has changed since.
-func (p *jobPages) known(key pageKey, changes int64) (jobs encodedJobs, total int, ok bool) {
+// known returns a page that was kept, and how many match in all. jobs is nil when it may have changed since, or what is kept of its jobs has.
+func (p *jobPages) known(key pageKey, changes int64) (jobs encodedJobs, total int, kept bool) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	page, ok := p.pages.Get(key)
-	if !ok || page.Revision.Changes < changes { // changes are counted: a page with more of them is newer than the call
+	if !ok {
 		return nil, 0, false
+	}
+	if page.Revision.Changes < changes { // changes are counted: a page with more of them is newer than the call
+		if page.Revision.Changes, ok = p.unchanged(key.accountID, &page, changes); !ok {
+			return nil, 0, true
+		}
+		p.pages.Add(key, page)
 	}
 	jobs = make(encodedJobs, len(page.Jobs))
 	for i, job := range page.Jobs {
 		kept, ok := p.jobs.Get(job.JobID)
 		if !ok || kept.revision != job.Revision {
-			return nil, 0, false
+			return nil, 0, true
 		}
 		jobs[i] = kept.encoded
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ type dialect interface {
 	// changedJobs finds those jobs j of a page that are not as they are known, or may not be: known are the revisions of its jobs, and
 	// unknownRevision of those that are not known.
 	changedJobs(accountID string, page *JobPage, known []int64) *conditions
+	// changedSince is Store.ChangedJobs.
+	changedSince(ctx context.Context, from reader, accountID string, since JobsSeen) (now JobsSeen, changed []JobMark, all bool, err error)
 	// start begins a transaction.
 	start(ctx context.Context, db *sql.DB, prepared *statements, options *sql.TxOptions) (session, error)
 	// begin are the options of a write transaction.
@@ -142,6 +145,20 @@ func (sqlite) changedJobs(accountID string, page *JobPage, known []int64) *condi
 	return where
 }
 
+func (sqlite) changedSince(ctx context.Context, from reader, accountID string, since JobsSeen) (now JobsSeen, changed []JobMark, all bool, err error) {
+	rows, err := from.QueryContext(ctx, `SELECT r.revision, r.membership, COALESCE(j.job_id, '') FROM (`+jobsRevision+`) r
+		LEFT JOIN replication_jobs j ON j.account_id = ? AND j.revision > ?`, accountID, accountID, since.Changes)
+	if err != nil {
+		return now, nil, false, err
+	}
+	changed, err = collect(rows, func(row rowScanner) (JobMark, error) {
+		var id string
+		err := row.Scan(&now.Changes, &now.Membership, &id)
+		return MarkOf(id), err
+	})
+	return now, changed, false, err
+}
+
 func (sqlite) begin() *sql.TxOptions { return nil }
 func (sqlite) takeTurn() string      { return "" }
 func (sqlite) forUpdate() string     { return "" }
@@ -243,6 +260,37 @@ func (*postgres) changedJobs(_ string, page *JobPage, known []int64) *conditions
 		clauses: []string{"j.job_id = ANY(?)", "(j.job_id, j.revision) NOT IN (SELECT * FROM unnest(CAST(? AS TEXT[]), CAST(? AS BIGINT[])))"},
 		args:    []any{ids, ids, known},
 	}
+}
+
+// Each row of an account has counted changes, and names those that it counted last (migration 00018).
+func (*postgres) changedSince(ctx context.Context, from reader, accountID string, since JobsSeen) (now JobsSeen, changed []JobMark, all bool, err error) {
+	var slots, counted []int64
+	for slot, n := range since.slots {
+		slots, counted = append(slots, slot), append(counted, n)
+	}
+	rows, err := from.QueryContext(ctx, `SELECT c.slot, c.revision, c.membership, c.revision - COALESCE(k.counted, 0), CASE WHEN c.revision = k.counted THEN '' ELSE c.recent END
+		FROM job_changes c LEFT JOIN unnest(CAST(? AS BIGINT[]), CAST(? AS BIGINT[])) k(slot, counted) ON k.slot = c.slot WHERE c.account_id = ?`,
+		slots, counted, accountID)
+	if err != nil {
+		return now, nil, false, err
+	}
+	now.slots = map[int64]int64{}
+	_, err = collect(rows, func(row rowScanner) (struct{}, error) {
+		var slot, revision, membership, count int64
+		var recent string
+		err := row.Scan(&slot, &revision, &membership, &count, &recent)
+		now.Changes, now.Membership, now.slots[slot] = now.Changes+revision, now.Membership+membership, revision
+		marks := []rune(recent)
+		if count < 0 || count*markLength > int64(len(marks)) {
+			all = true
+			return struct{}{}, err
+		}
+		for mark := range slices.Chunk(marks[:count*markLength], markLength) {
+			changed = append(changed, JobMark(mark))
+		}
+		return struct{}{}, err
+	})
+	return now, changed, all, err
 }
 
 // Transactions are serializable, as they are in SQLite: the rules that a transaction checks before it writes hold.

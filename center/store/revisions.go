@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -21,6 +22,30 @@ type JobsRevision struct {
 	Changes int64
 	// Membership counts those after which a listing may have other jobs, or the same ones in another order.
 	Membership int64
+}
+
+// JobsSeen is how far the changes of an account's jobs were seen. The zero value is that of who has seen nothing.
+type JobsSeen struct {
+	JobsRevision
+	slots map[int64]int64 // of job_changes, by slot
+}
+
+// JobMark stands for a job, and for a few others too: the end of its id.
+type JobMark string
+
+// markLength is that of migration 00018, in characters.
+const markLength = 6
+
+// MarkOf returns the mark of a job.
+func MarkOf(jobID string) JobMark {
+	id := []rune(jobID)
+	return JobMark(fmt.Sprintf("%*s", markLength, string(id[max(0, len(id)-markLength):])))
+}
+
+// ChangedJobs returns which jobs of an account changed since, and how far their changes are seen then, which is at one moment
+// after the call began. all is true when there were too many changes to say.
+func (s *Store) ChangedJobs(ctx context.Context, accountID string, since JobsSeen) (now JobsSeen, changed []JobMark, all bool, err error) {
+	return s.db.changedSince(toEnd(ctx), s.db, accountID, since)
 }
 
 // JobPage is a page of a listing of jobs.
@@ -49,11 +74,8 @@ func (s *Store) JobChanges(ctx context.Context, accountID string) (changes int64
 func (s *Store) JobPage(ctx context.Context, accountID string, filter JobFilter, page Page, before *JobPage, known func(jobID string) (revision int64, ok bool)) (JobPage, error) {
 	ctx = toEnd(ctx)
 	if before != nil {
-		// One statement tells that nothing changed of what the caller knows. What has to be read takes another, and no transaction.
-		result, same, err := samePage(ctx, s.db, s.db.dialect, accountID, before, known, false)
-		if err == nil && same && len(result.Unknown) > 0 {
-			result, same, err = samePage(ctx, s.db, s.db.dialect, accountID, before, known, true)
-		}
+		// One statement, and no transaction.
+		result, same, err := samePage(ctx, s.db, s.db.dialect, accountID, before, known)
 		if err != nil || same && !slices.ContainsFunc(result.unknown(), (*Job).Queued) {
 			return result, err
 		}
@@ -64,7 +86,7 @@ func (s *Store) JobPage(ctx context.Context, accountID string, filter JobFilter,
 		if err != nil {
 			return err
 		}
-		if result, _, err = samePage(ctx, tx, s.db.dialect, accountID, &listed, known, true); err != nil {
+		if result, _, err = samePage(ctx, tx, s.db.dialect, accountID, &listed, known); err != nil {
 			return err
 		}
 		return s.fillQueue(ctx, tx, result.unknown()...)
@@ -88,9 +110,9 @@ const unknownRevision int64 = -1
 const jobsRevision = `SELECT CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS revision, CAST(COALESCE(SUM(membership), 0) AS BIGINT) AS membership
 	FROM job_changes WHERE account_id = ?`
 
-// samePage reads the revisions that an account has now, and which jobs of a page are not known as they are now, all in one statement
-// and so at one moment. whole has it read those jobs too; else Unknown only names them. same is false when the page has to be listed again.
-func samePage(ctx context.Context, from reader, d dialect, accountID string, before *JobPage, known func(string) (int64, bool), whole bool) (result JobPage, same bool, err error) {
+// samePage reads the revisions that an account has now, and the jobs of a page that are not known as they are now, all in one statement
+// and so at one moment. same is false when the page has to be listed again.
+func samePage(ctx context.Context, from reader, d dialect, accountID string, before *JobPage, known func(string) (int64, bool)) (result JobPage, same bool, err error) {
 	result.Total, result.Jobs, result.Unknown = before.Total, slices.Clone(before.Jobs), map[string]*Job{}
 	revisions, index := make([]int64, len(result.Jobs)), make(map[string]int, len(result.Jobs))
 	for i := range result.Jobs {
@@ -100,26 +122,20 @@ func samePage(ctx context.Context, from reader, d dialect, accountID string, bef
 			job.Revision, revisions[i] = revision, revision
 		}
 	}
-	columns := `''`
-	if whole {
-		columns = `CASE WHEN j.job_id IS NULL THEN '' ELSE ` + d.wholeJob() + ` END`
-	}
 	changed := d.changedJobs(accountID, before, revisions)
-	rows, err := from.QueryContext(ctx, `SELECT r.revision, r.membership, COALESCE(j.job_id, ''), COALESCE(j.revision, 0), `+columns+` FROM (`+jobsRevision+`) r
-		LEFT JOIN replication_jobs j ON`+strings.TrimPrefix(changed.String(), " WHERE"), append([]any{accountID}, changed.args...)...)
+	rows, err := from.QueryContext(ctx, `SELECT r.revision, r.membership, COALESCE(j.job_id, ''), COALESCE(j.revision, 0), CASE WHEN j.job_id IS NULL THEN '' ELSE `+
+		d.wholeJob()+` END FROM (`+jobsRevision+`) r LEFT JOIN replication_jobs j ON`+strings.TrimPrefix(changed.String(), " WHERE"), append([]any{accountID}, changed.args...)...)
 	if err != nil {
 		return JobPage{}, false, err
 	}
 	_, err = collect(rows, func(row rowScanner) (_ struct{}, err error) {
-		var id, encoded string
+		var id, whole string
 		var revision int64
-		if err := row.Scan(&result.Revision.Changes, &result.Revision.Membership, &id, &revision, &encoded); err != nil || id == "" {
+		if err := row.Scan(&result.Revision.Changes, &result.Revision.Membership, &id, &revision, &whole); err != nil || id == "" {
 			return struct{}{}, err
 		}
-		result.Jobs[index[id]].Revision, result.Unknown[id] = revision, nil
-		if whole {
-			result.Unknown[id], err = decodeJob(encoded)
-		}
+		result.Jobs[index[id]].Revision = revision
+		result.Unknown[id], err = decodeJob(whole)
 		return struct{}{}, err
 	})
 	return result, err == nil && result.Revision.Membership == before.Revision.Membership, err

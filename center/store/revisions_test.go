@@ -117,3 +117,46 @@ func TestEveryWriteRevises(t *testing.T) {
 		})
 	}
 }
+
+// What changed since an earlier look is named, or too much did.
+func TestChangedJobs(t *testing.T) {
+	f := newFixture(t)
+	one, two := f.create(spec(f.source("one").SourceID)), f.create(spec(f.source("two").SourceID))
+	f.start(one, "start", smc.TriggerStart)
+	var seen JobsSeen
+	look := func() (changed []JobMark, all bool) {
+		t.Helper()
+		now, changed, all, err := f.ChangedJobs(f.ctx, account, seen)
+		require.NoError(t, err)
+		changes, err := f.JobChanges(f.ctx, account)
+		require.NoError(t, err)
+		require.Equal(t, changes, now.Changes)
+		seen = now
+		return changed, all
+	}
+	report := func() {
+		t.Helper()
+		require.NoError(t, f.UpdateProgress(f.ctx, one, 1, SyncProgress{BytesTotal: 1 << 30, BytesRead: 1}))
+	}
+	look()
+	changed, all := look()
+	require.False(t, all)
+	require.NotContains(t, changed, MarkOf(one))
+	report()
+	changed, all = look()
+	require.False(t, all)
+	require.Contains(t, changed, MarkOf(one))
+	require.NotContains(t, changed, MarkOf(two))
+	for range 40 { // more than a row of job_changes names
+		report()
+	}
+	changed, all = look()
+	require.True(t, all || len(changed) > 0)
+	require.NotContains(t, changed, MarkOf(two))
+	require.Equal(t, JobMark("   j-1"), MarkOf("j-1"))
+	_, err := storetest.DB(t, f.url).ExecContext(f.ctx, `UPDATE replication_jobs SET job_id = 'ü-1' WHERE job_id = $1`, two)
+	require.NoError(t, err)
+	changed, all = look()
+	require.False(t, all)
+	require.Contains(t, changed, MarkOf("ü-1"))
+}
