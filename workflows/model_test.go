@@ -296,6 +296,9 @@ func (c *course) takes(name string, in any, after *store.Job, err error) {
 		if !c.runFailed || !c.in(smc.StatusRunning) {
 			c.fail("a run was made to fail that had not")
 		}
+		if silent := c.now().Sub(c.beat); in.Code == smc.CodeTransitionHostUnavailable && (c.hostUp || silent < smc.RetryFor(in.Code)-2*hostSilence) {
+			c.fail("a run has waited %s for its host, and was to wait %s", silent, smc.RetryFor(in.Code))
+		}
 		c.status = smc.StatusInError
 	case activities.PhaseInput:
 		c.phaseEnds(name, after)
@@ -546,7 +549,8 @@ type plan struct {
 	Scheduled                time.Duration
 	Preparing, Processing    time.Duration
 	CenterFaults, HostFaults []fault
-	Lapses                   bool // it ends by itself if it can, else by Delete
+	Slow, Late               string // an activity that is slow to begin, and one that is slow to answer
+	Lapses                   bool   // it ends by itself if it can, else by Delete
 	Moves                    []move
 }
 
@@ -555,6 +559,7 @@ func drawPlan(t *rapid.T) plan {
 	faults := func(name string, most int, of ...fault) []fault {
 		return rapid.SliceOfN(rapid.SampledFrom(of), 0, most).Draw(t, name)
 	}
+	activity := rapid.SampledFrom([]string{"", "StartDueRun", "StartRun", "Stop", "Modify", "BeginDelete", "FinishCutOver", "Admit", "Expire", "State"})
 	moves := rapid.SliceOfN(rapid.Custom(drawMove), 12, 40).Draw(t, "moves")
 	if rapid.Bool().Draw(t, "started") { // else many a case would never get to a run
 		moves = append([]move{{What: UpdateStart}, {Wait: 35 * time.Minute}}, moves...)
@@ -567,8 +572,9 @@ func drawPlan(t *rapid.T) plan {
 		Processing:   times("processing", 0, time.Minute, 150*time.Minute),
 		CenterFaults: faults("center", 12, faultNone, faultNone, faultBefore, faultAfter, faultKilled, faultSlow, faultLate),
 		HostFaults:   faults("host", 8, faultNone, faultNone, faultBefore, faultAfter, faultForGood),
-		Lapses:       rapid.Bool().Draw(t, "lapses"),
-		Moves:        moves,
+		Slow:         activity.Draw(t, "slow"), Late: activity.Draw(t, "late"),
+		Lapses: rapid.Bool().Draw(t, "lapses"),
+		Moves:  moves,
 	}
 }
 
@@ -584,6 +590,7 @@ type play struct {
 	told     int
 	ending   bool
 	since    time.Time // when the job moved last, at the end
+	watched  time.Time // until when the job is left to itself, at the end
 	sequence int64
 }
 
@@ -619,7 +626,7 @@ func carryOut(t rapid.TB, shared *record, plan plan, account string, begin time.
 	require.NoError(t, r.SetRunningQuota(ctx, store.DefaultRunningQuota))
 	c := &course{
 		world: &world{
-			record: r, ctx: activityContext(), online: true, hostUp: true, centerFaults: plan.CenterFaults, hostFaults: plan.HostFaults,
+			record: r, ctx: activityContext(), online: true, hostUp: true, centerFaults: plan.CenterFaults, hostFaults: plan.HostFaults, slow: plan.Slow, late: plan.Late,
 			durations: map[string]time.Duration{"Prepare": plan.Preparing, "Sync": syncTime, "Process": plan.Processing, "Clean": time.Second},
 		},
 		single: plan.Hours == 0, frequency: time.Duration(plan.Hours) * time.Hour, keep: plan.Keep, created: begin, status: smc.StatusReady,
@@ -853,7 +860,7 @@ func (p *play) end() time.Duration {
 		p.log("the end begins (%s)", p.world)
 		p.ending, p.since = true, p.now()
 	}
-	p.centerFaults, p.hostFaults = nil, nil
+	p.centerFaults, p.hostFaults, p.slow, p.late = nil, nil, "", ""
 	if p.row == nil {
 		return time.Hour
 	}
@@ -876,6 +883,9 @@ func (p *play) end() time.Duration {
 		if p.phase == smc.BusinessSyncing && p.now().Sub(p.row.StartedAt) > 0 && len(p.asks) == 0 {
 			p.do(move{What: UpdateStop}) // else a run may follow another without a pause
 		}
+	case p.watched.IsZero() && !p.due().IsZero():
+		p.watched = latest(p.now(), p.due()).Add(2 * patience) // it is to go on by itself
+		return p.watched.Sub(p.now())
 	case !p.Lapses || lapse.IsZero() || p.rhythmic() && lapse.Sub(p.now()) > 5*p.frequency:
 		if len(p.asks) == 0 {
 			p.do(move{What: UpdateDelete})

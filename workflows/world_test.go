@@ -47,6 +47,7 @@ type world struct {
 	durations            map[string]time.Duration
 	centerFaults         []fault // of the next attempts of the center's activities
 	hostFaults           []fault // of the next attempts of a run's phases
+	slow, late           string  // activities of the center that always are
 }
 
 // fault is what happens to one attempt of an activity.
@@ -272,16 +273,17 @@ func (a *attempts) sleep(ctx workflow.Context, d time.Duration) {
 func (a *attempts) onCenter(ctx workflow.Context) (*commonpb.Payloads, error) {
 	f := next(&a.world.centerFaults)
 	a.sleep(ctx, centerLatency)
-	switch f {
-	case faultSlow:
+	if f == faultSlow || a.name == a.world.slow {
 		a.sleep(ctx, slowness)
-	case faultBefore:
+	}
+	if f == faultBefore {
 		return nil, errors.New("the database is away")
 	}
 	result, err := a.world.call(a.name, a.payload)
-	switch f {
-	case faultLate:
+	if f == faultLate || a.name == a.world.late {
 		a.sleep(ctx, slowness)
+	}
+	switch f {
 	case faultAfter:
 		return nil, errors.New("the database went away after the commit")
 	case faultKilled:
