@@ -129,6 +129,10 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	if err != nil {
 		return err
 	}
+	probe, err := newEndpointProbe(endpoint, config.Orchestrator.SMC, log)
+	if err != nil {
+		return err
+	}
 	nc, err := config.nats("drover-orchestrator", log)
 	if err != nil {
 		return err
@@ -136,6 +140,7 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	metrics := config.Process.Monitor
 	defer config.Process.drain(nc, log)
 	defer requireNATS(metrics, nc)()
+	defer probe.require(metrics)()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
@@ -155,6 +160,7 @@ func runOrchestrator(ctx context.Context, config WorkerConfig, temporal client.C
 	}
 
 	group, ctx := config.Process.group(ctx)
+	group.run("endpoint probe", func() error { return probe.run(ctx) })
 	group.Go(func() error { return hostQueue(ctx, config.Process, RoleOrchestrator, newWorker, log) })
 	if config.Orchestrator.Bridge {
 		bridge := events.NewBridge(js, events.SignalerFunc(signalMigration(temporal)), events.BridgeConfig{
