@@ -432,7 +432,7 @@ func (a *SMC) VerifyImage(ctx context.Context, in VerifyImageInput) (*VerifyImag
 		return nil, applicationError(err)
 	}
 	if !verified.OK {
-		return nil, callError(smc.Errorf(smc.CodeImageVerificationFailed, "image %s does not hold the bytes its manifest names: %v", in.ImageID, verified.Disks))
+		return nil, callError(smc.Errorf(smc.CodeImageVerificationFailed, "image %s does not hold the bytes its manifest names: %s", in.ImageID, verified.Problems()))
 	}
 	result.Verified = true
 	return result, nil

@@ -41,6 +41,12 @@ func layoutDir(dir string) string { return filepath.Join(dir, "oci") }
 // makeContainer checks the staged disks and makes an image of a container of the file systems on them.
 func (h *Host) makeContainer(ctx context.Context, staging, dir string, spec ImageSpec, st stagingState, m *Manifest, disks []ManifestDisk, meter *meter) error {
 	var volumes []containerimage.Volume
+	var open []*os.File
+	defer func() {
+		for _, raw := range open {
+			raw.Close()
+		}
+	}()
 	for i := range disks {
 		if err := checkStaged(ctx, staging, st, &disks[i], meter); err != nil {
 			return err
@@ -49,7 +55,7 @@ func (h *Host) makeContainer(ctx context.Context, staging, dir string, spec Imag
 		if err != nil {
 			return err
 		}
-		defer raw.Close()
+		open = append(open, raw)
 		on, err := volumesOf(raw, disks[i], spec.deviceOf(disks[i].Index))
 		if err != nil {
 			return unfit(staging, st, err)
@@ -145,7 +151,7 @@ func verifyContainer(ctx context.Context, dir string, c ManifestContainer, cover
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		return &VerifyResult{Message: err.Error()}, nil
+		return &VerifyResult{Message: err.Error()}, nil //nolint:nilerr // what is wrong with an image is a result
 	}
 	return &VerifyResult{OK: true}, nil
 }
@@ -248,7 +254,7 @@ func (f *containerFile) Read(p []byte) (int, error) {
 
 func (f *containerFile) read(p []byte) (int, error) {
 	if f.body == nil {
-		resp, err := f.api.stream(f.ctx, http.MethodGet, f.path+"?from="+strconv.FormatInt(f.next, 10))
+		resp, err := f.api.stream(f.ctx, http.MethodGet, f.path+"?from="+strconv.FormatInt(f.next, 10)) //nolint:bodyclose // Close does
 		if err != nil {
 			return 0, err
 		}

@@ -203,8 +203,8 @@ func TestHalfContainerImages(t *testing.T) {
 		_, err = s.host.MakeImage(t.Context(), spec, nil)
 		require.NoError(t, err)
 		s.requireContainer("m-1", files)
-		require.NoFileExists(t, filepath.Join(s.host.imageDir("m-1"), "oci/layer.part"))
-		require.NoFileExists(t, filepath.Join(s.host.imageDir("m-1"), "oci/blobs/sha256/0123"))
+		require.NoFileExists(t, filepath.Join(layoutDir(s.host.imageDir("m-1")), "layer.part"))
+		require.NoFileExists(t, filepath.Join(layoutDir(s.host.imageDir("m-1")), "blobs", "sha256", "0123"))
 		require.NoError(t, s.host.DeleteImage(t.Context(), "m-1"))
 	}
 }

@@ -552,11 +552,12 @@ func (h *Host) serveImageDisk(w http.ResponseWriter, r *http.Request) error {
 		return storageError(err, "open disk %d of image %s", index, m.ImageID)
 	}
 	defer src.Close()
-	from := int64(0)
-	if q := r.URL.Query().Get("from"); q != "" {
-		if from, err = strconv.ParseInt(q, 10, 64); err != nil || from < 0 || from > src.size || from%GrainSize != 0 && from != src.size {
-			return newError(CodeInvalidRequest, "%q is not the offset of a grain", q)
-		}
+	from, err := fromParameter(r, src.size)
+	if err != nil {
+		return err
+	}
+	if from%GrainSize != 0 && from != src.size {
+		return newError(CodeInvalidRequest, "%d is not the offset of a grain", from)
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set(sizeHeader, strconv.FormatInt(src.size, 10))

@@ -232,8 +232,8 @@ var ownCodes = []OwnCode{
 	{
 		Code: CodeFileSystemFileUnsupported, Status: 400, Class: Operator,
 		Message: "A file of the source server cannot be in a container image. Remove it or ask for an Image.",
-		Cause: "A file cannot be in a layer as it is: its name begins with .wh., which would delete another; it is encrypted; or it has an extended attribute with a = in its " +
-			"name. StatusInfo names it.",
+		Cause: "A file cannot be in a layer as it is: its name begins with .wh., which would delete another; it is encrypted; it has an extended attribute with a = in its " +
+			"name; it is sparse and larger than its file system; or its path is longer than Linux unpacks. StatusInfo names it.",
 		ByItself: runFails,
 		ToDo:     "Remove or rename the file at the source. Then " + syncAgain + " Or delete the job and make one with TargetType Image.",
 		InError:  true, SyncAgain: true,

@@ -175,7 +175,8 @@ func writeLayer(ctx context.Context, dir string, t *tree, covered func(int64)) (
 	plain := bufio.NewWriterSize(io.MultiWriter(packer, diff), copySize)
 	archive := tar.NewWriter(plain)
 	l := &layer{
-		ctx: ctx, tree: t, archive: archive, covered: covered, buffer: make([]byte, copySize), names: map[file]string{}, visited: map[string]bool{},
+		ctx: ctx, tree: t, archive: archive, covered: covered, buffer: make([]byte, copySize), names: map[file]string{},
+		seen: map[place]bool{}, visited: map[string]bool{},
 	}
 	if err := l.write(); err != nil {
 		return nil, err

@@ -23,18 +23,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/replica/ext4"
+	"github.com/drover/drover/test/disks"
 )
 
-// tool finds a program of e2fsprogs, which is not in everybody's path.
+// tool finds a program of e2fsprogs.
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	for _, dir := range []string{"", "/usr/sbin/", "/sbin/"} {
-		if path, err := exec.LookPath(dir + name); err == nil {
-			return path
-		}
-	}
-	require.FailNow(t, "no "+name, "install the package e2fsprogs")
-	return ""
+	path := disks.Tool(name)
+	require.NotEmpty(t, path, "%s is not installed; install the package e2fsprogs", name)
+	return path
 }
 
 const mib = 1 << 20
@@ -75,7 +72,7 @@ func server(t *testing.T) string {
 	write(t, root, "etc/fstab", "# comment\nproc /proc proc defaults 0 0\n/swapfile none swap sw 0 0\n")
 	write(t, root, "swapfile", strings.Repeat("swap", 5000))
 	require.NoError(t, os.Symlink("usr/sbin", filepath.Join(root, "sbin")))
-	require.NoError(t, os.Symlink("../usr/lib/os-release", filepath.Join(root, "etc/os-release")))
+	require.NoError(t, os.Symlink("../usr/lib/os-release", filepath.Join(root, "etc", "os-release")))
 	return root
 }
 
@@ -331,8 +328,14 @@ func TestRefusals(t *testing.T) {
 	require.ErrorContains(t, err, "/var/.wh.file")
 	encrypted := makeFS(t, server(t), 8*mib, []string{"set_inode_field /etc/fstab flags 0x80800"}, "-O", "encrypt")
 	require.ErrorIs(t, build(volumeOf(t, encrypted)), ext4.ErrUnsupported)
-	damaged := makeFS(t, server(t), 8*mib, []string{"clri /etc/fstab"})
-	require.ErrorIs(t, build(volumeOf(t, damaged)), ext4.ErrDamaged)
+	for _, damage := range [][]string{
+		{"clri /etc/fstab"}, {"link /usr /etc/usr"}, {"link / /etc/root"}, {"set_inode_field /swapfile links_count 0", "link /swapfile /etc/swap", "set_inode_field /swapfile links_count 0"},
+	} {
+		require.ErrorIs(t, build(volumeOf(t, makeFS(t, server(t), 8*mib, damage))), ext4.ErrDamaged, "%s", damage)
+	}
+	err = build(volumeOf(t, makeFS(t, server(t), 8*mib, []string{"set_inode_field /etc/fstab size 9000000"})))
+	require.ErrorIs(t, err, ErrFile)
+	require.ErrorContains(t, err, "/etc/fstab: it is sparse")
 
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -19,6 +19,7 @@ const (
 	whiteout    = ".wh."          // what begins so in a layer means that a file is gone (OCI image spec: layers)
 	selinux     = "security.selinux"
 	copySize    = 1 << 20
+	maxPath     = 4096 // of Linux: nobody could unpack a longer one
 )
 
 // layer writes the files of a tree as an archive, in the order of their names.
@@ -29,6 +30,7 @@ type layer struct {
 	covered func(int64)
 	buffer  []byte
 	names   map[file]string // the first name of each file that has several
+	seen    map[place]bool  // directories
 	visited map[string]bool // mount points
 	sockets int
 	guarded int
@@ -42,13 +44,19 @@ type file struct {
 	inode uint32
 }
 
+// place is a directory, as part of what is mounted somewhere. It has one name there.
+type place struct {
+	file
+	mount string
+}
+
 // write writes the archive, but for its end, and adds to the tree what is left out.
 func (l *layer) write() error {
 	in, err := l.tree.root.fs.Inode(ext4.RootInode)
 	if err != nil {
 		return err
 	}
-	if err := l.directory("/", l.tree.root, in, map[file]bool{}); err != nil {
+	if err := l.directory("/", "/", l.tree.root, in); err != nil {
 		return err
 	}
 	for _, at := range slices.Sorted(maps.Keys(l.tree.mounted)) {
@@ -72,14 +80,13 @@ func (l *layer) write() error {
 	return nil
 }
 
-// directory writes a directory and everything in it. above are the directories on the way to it.
-func (l *layer) directory(at string, v *volume, in *ext4.Inode, above map[file]bool) error {
-	self := file{v, in.Number}
-	if above[self] {
-		return fmt.Errorf("%s: %w: the directory is in itself", at, ext4.ErrDamaged)
+// directory writes a directory and everything in it; mount is where its file system is.
+func (l *layer) directory(at, mount string, v *volume, in *ext4.Inode) error {
+	self := place{file{v, in.Number}, mount}
+	if l.seen[self] {
+		return fmt.Errorf("%s: %w: the directory has another name", at, ext4.ErrDamaged)
 	}
-	above[self] = true
-	defer delete(above, self)
+	l.seen[self] = true
 	entries, err := v.fs.ReadDir(in)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
@@ -92,6 +99,9 @@ func (l *layer) directory(at string, v *volume, in *ext4.Inode, above map[file]b
 			return err
 		}
 		name := path.Join(at, entry.Name)
+		if len(name) >= maxPath {
+			return fmt.Errorf("%w: %s…: its path has %d bytes, and nobody could unpack more than %d", ErrFile, name[:100], len(name), maxPath-1)
+		}
 		if strings.HasPrefix(entry.Name, whiteout) {
 			return fmt.Errorf("%w: %s: a layer cannot hold a name that begins with %s", ErrFile, name, whiteout)
 		}
@@ -103,16 +113,16 @@ func (l *layer) directory(at string, v *volume, in *ext4.Inode, above map[file]b
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		on := v
+		on, base := v, mount
 		if mounted := l.tree.mounted[name]; mounted != nil && child.IsDir() && !l.visited[name] {
 			l.visited[name] = true
-			on = mounted
+			on, base = mounted, name
 			if child, err = on.fs.Inode(ext4.RootInode); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 		if child.IsDir() {
-			err = l.directory(name, on, child, above)
+			err = l.directory(name, base, on, child)
 		} else {
 			err = l.file(name, on, child)
 		}
@@ -159,6 +169,9 @@ func (l *layer) file(at string, v *volume, in *ext4.Inode) error {
 }
 
 func (l *layer) contents(at string, v *volume, in *ext4.Inode) error {
+	if in.Size > v.Size {
+		return fmt.Errorf("%w: %s: it is sparse, and with %d bytes larger than its file system; it would have its full size where the image is unpacked", ErrFile, at, in.Size)
+	}
 	f, err := v.fs.Open(in)
 	if err != nil {
 		return unreadable(at, err)

@@ -112,6 +112,9 @@ func (fs *FS) entries(in *Inode) (entries []Entry, err error) {
 			if entries, err = fs.parseEntries(b, entries); err != nil {
 				return nil, err
 			}
+			if len(entries) > maxRuns {
+				return nil, unsupported("it has more than %d names", maxRuns)
+			}
 		}
 	}
 	if next*fs.blockSize < in.Size {

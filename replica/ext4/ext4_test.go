@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/test/disks"
 )
 
 // dirty returns a file system that was copied while the kernel had it mounted: what was done to it last is in its journal only, with
@@ -151,16 +153,12 @@ func TestReplaysAsE2fsck(t *testing.T) {
 	require.Greater(t, changed, 10)
 }
 
-// tool finds a program of e2fsprogs, which is not in everybody's path.
+// tool finds a program of e2fsprogs.
 func tool(tb testing.TB, name string) string {
 	tb.Helper()
-	for _, dir := range []string{"", "/usr/sbin/", "/sbin/"} {
-		if path, err := exec.LookPath(dir + name); err == nil {
-			return path
-		}
-	}
-	require.FailNow(tb, "no "+name, "install the package e2fsprogs")
-	return ""
+	path := disks.Tool(name)
+	require.NotEmpty(tb, path, "%s is not installed; install the package e2fsprogs", name)
+	return path
 }
 
 // What is damaged is told of, or reads as it did: it never reads as something else.

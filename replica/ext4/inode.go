@@ -167,28 +167,50 @@ func (fs *FS) runs(in *Inode) ([]run, error) {
 		return in.mapping, nil
 	}
 	root := in.raw[blockMapOffset : blockMapOffset+60]
-	runs := []run{}
-	var err error
+	m := &mapping{fs: fs, runs: []run{}}
+	read := func() error { return m.blockMap(in, root) }
 	if in.flags&flagExtents != 0 {
-		err = fs.extents(in, root, -1, &runs)
-	} else {
-		runs, err = fs.blockMap(in, root)
+		read = func() error { return m.extents(in, root, -1) }
 	}
-	if err != nil {
+	if err := read(); err != nil {
 		return nil, fmt.Errorf("inode %d: %w", in.Number, err)
 	}
-	end := int64(0)
-	for _, r := range runs {
-		if r.logical < end {
-			return nil, damaged("inode %d has block %d of its file twice", in.Number, r.logical)
-		}
-		if r.physical < fs.firstBlock || r.physical > fs.blocks-r.count {
-			return nil, damaged("inode %d lies at block %d", in.Number, r.physical)
-		}
-		end = r.logical + r.count
+	in.mapping = m.runs
+	return m.runs, nil
+}
+
+// mapping gathers the runs of a file. Whatever the blocks that describe them say, it ends, and what it takes is bounded: the file
+// system may have been made by anybody.
+type mapping struct {
+	fs   *FS
+	runs []run
+	end  int64 // block of the file before which everything is known
+	used int64 // blocks that were read or added, of a block map
+}
+
+// maxRuns is in how many pieces a file may be, names a directory may have, and blocks a journal.
+const maxRuns = 16 << 20
+
+// add adds a run behind those there are; one of preallocated blocks is but a hole.
+func (m *mapping) add(r run, written bool) error {
+	switch {
+	case r.count <= 0 || r.logical < m.end:
+		return damaged("block %d of its file is there twice", r.logical)
+	case r.physical < m.fs.firstBlock || r.physical > m.fs.blocks-r.count:
+		return damaged("it lies at block %d", r.physical)
+	case len(m.runs) >= maxRuns:
+		return unsupported("it is in more than %d pieces", maxRuns)
 	}
-	in.mapping = runs
-	return runs, nil
+	m.end = r.logical + r.count
+	if !written {
+		return nil
+	}
+	if n := len(m.runs); n > 0 && m.runs[n-1].logical+m.runs[n-1].count == r.logical && m.runs[n-1].physical+m.runs[n-1].count == r.physical {
+		m.runs[n-1].count += r.count
+		return nil
+	}
+	m.runs = append(m.runs, r)
+	return nil
 }
 
 const (
@@ -198,9 +220,10 @@ const (
 )
 
 // extents adds the extents under a node of the tree; depth is what the node must have, or -1 for the root.
-func (fs *FS) extents(in *Inode, node []byte, depth int, runs *[]run) error {
+func (m *mapping) extents(in *Inode, node []byte, depth int) error {
+	fs := m.fs
 	entries, most, has := int(le.Uint16(node[2:])), int(le.Uint16(node[4:])), int(le.Uint16(node[6:]))
-	if le.Uint16(node) != extentMagic || entries > most || 12+12*most > len(node) || has > maxExtentDepth || depth >= 0 && has != depth {
+	if le.Uint16(node) != extentMagic || entries > most || 12+12*most > len(node) || has > maxExtentDepth || depth >= 0 && (has != depth || entries == 0) {
 		return damaged("a node of its extents is not one")
 	}
 	if depth >= 0 && fs.checksums() {
@@ -216,23 +239,26 @@ func (fs *FS) extents(in *Inode, node []byte, depth int, runs *[]run) error {
 			if err != nil {
 				return err
 			}
-			if err := fs.extents(in, child, has-1, runs); err != nil {
+			if err := m.extents(in, child, has-1); err != nil {
 				return err
 			}
 			continue
 		}
-		if count := int64(le.Uint16(e[4:])); count <= maxWrittenCount {
-			*runs = append(*runs, run{
-				logical: int64(le.Uint32(e)), physical: int64(le.Uint32(e[8:])) | int64(le.Uint16(e[6:]))<<32, count: count,
-			})
+		r := run{logical: int64(le.Uint32(e)), physical: int64(le.Uint32(e[8:])) | int64(le.Uint16(e[6:]))<<32, count: int64(le.Uint16(e[4:]))}
+		written := r.count <= maxWrittenCount
+		if !written {
+			r.count -= maxWrittenCount
+		}
+		if err := m.add(r, written); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// blockMap returns the runs of a file of ext2 or ext3: 12 blocks, then trees of one, two and three levels.
-func (fs *FS) blockMap(in *Inode, root []byte) ([]run, error) {
-	runs := []run{}
+// blockMap adds the blocks of a file of ext2 or ext3: 12 blocks, then trees of one, two and three levels.
+func (m *mapping) blockMap(in *Inode, root []byte) error {
+	fs := m.fs
 	next, blocks := int64(0), (in.Size+fs.blockSize-1)/fs.blockSize
 	perBlock := fs.blockSize / 4
 	var add func(block int64, level int) error
@@ -245,14 +271,16 @@ func (fs *FS) blockMap(in *Inode, root []byte) ([]run, error) {
 		case next >= blocks:
 		case block == 0:
 			next += covers
+		case m.used >= fs.blocks:
+			return damaged("it has more blocks than there are")
 		case level == 0:
-			if n := len(runs); n > 0 && runs[n-1].logical+runs[n-1].count == next && runs[n-1].physical+runs[n-1].count == block {
-				runs[n-1].count++
-			} else {
-				runs = append(runs, run{next, block, 1})
+			if err := m.add(run{next, block, 1}, true); err != nil {
+				return err
 			}
+			m.used++
 			next++
 		default:
+			m.used++
 			b, err := fs.readBlock(block)
 			if err != nil {
 				return err
@@ -267,13 +295,13 @@ func (fs *FS) blockMap(in *Inode, root []byte) ([]run, error) {
 	}
 	for i := range 15 {
 		if err := add(int64(le.Uint32(root[4*i:])), max(0, i-11)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if next < blocks {
-		return nil, damaged("a size of %d bytes is more than its blocks can hold", in.Size)
+		return damaged("a size of %d bytes is more than its blocks can hold", in.Size)
 	}
-	return runs, nil
+	return nil
 }
 
 // readable refuses what has contents that only the kernel with the right key, or of another time, could read.

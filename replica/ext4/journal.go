@@ -78,6 +78,9 @@ func readJournal(fs *FS) (*journalLog, error) {
 		if r.logical != int64(len(j.where)) {
 			return nil, damaged("the journal has a hole")
 		}
+		if len(j.where) > maxRuns {
+			return nil, unsupported("the journal has more than %d blocks", maxRuns)
+		}
 		for i := range r.count {
 			j.where = append(j.where, r.physical+i)
 		}

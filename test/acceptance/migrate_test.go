@@ -15,21 +15,10 @@ import (
 	"github.com/drover/drover/test/disks"
 )
 
-// tool finds a program that may be where only root looks.
-func tool(name string) string {
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode()&0o111 != 0 {
-			return path
-		}
-	}
-	return ""
-}
-
 // foreignFilesystem makes a disk with an ext4 file system in it, by the machine's own tool.
 func foreignFilesystem(t *testing.T, dir, path string) string {
 	t.Helper()
-	mke2fs := tool("mke2fs")
+	mke2fs := disks.Tool("mke2fs")
 	if mke2fs == "" {
 		t.Log("mke2fs is not installed: pseudo-random bytes take its place")
 		return makeDisk(t, path, 64*mib, 24*mib, 7, 11)
@@ -46,7 +35,7 @@ func foreignFilesystem(t *testing.T, dir, path string) string {
 // gptDisk makes a disk with a GPT: by the machine's own tool where there is one, else as the demo does.
 func gptDisk(t *testing.T, path string) string {
 	t.Helper()
-	sfdisk := tool("sfdisk")
+	sfdisk := disks.Tool("sfdisk")
 	if sfdisk == "" {
 		t.Log("sfdisk is not installed: the demo's disks take its place")
 		require.NoError(t, disks.Make(path, disks.Spec{SizeBytes: 96 * mib, Seed: 13, FillBytes: 24 * mib}))
