@@ -38,7 +38,11 @@ func (c *cli) imageCommand() *cobra.Command {
 			}
 			t := table.New("IMAGE ID", "NAME", "STATUS", ">DISKS", ">SIZE", ">RUN", "JOB ID", "CREATED", "VERIFICATION")
 			for _, i := range images {
-				t.Add(i.ImageID, i.ImageName, string(i.Status), strconv.Itoa(len(i.Disks)), progress.Bytes(i.SizeBytes),
+				disks := strconv.Itoa(len(i.Disks))
+				if i.TargetType == smc.TargetContainerImage {
+					disks = "container"
+				}
+				t.Add(i.ImageID, i.ImageName, string(i.Status), disks, progress.Bytes(i.SizeBytes),
 					strconv.Itoa(i.Run), i.JobID, localTime(i.CreationTime), orDash(string(i.Verification)))
 			}
 			return t.Write(c.out, "")

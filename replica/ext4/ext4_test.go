@@ -171,7 +171,7 @@ func TestDamage(t *testing.T) {
 	// The first bytes hold what the others are found by; these are hit more often.
 	rng := rand.New(rand.NewPCG(1, 2))
 	told := 0
-	for i := range 400 {
+	for i := range 120 {
 		b := slices.Clone(whole)
 		reach := len(b)
 		if i%2 == 0 {
@@ -197,7 +197,7 @@ func TestDamage(t *testing.T) {
 			require.Equal(t, b[:6], a[:6], "byte %d", at)
 		}
 	}
-	require.Greater(t, told, 20)
+	require.Greater(t, told, 5)
 }
 
 func TestNoFileSystem(t *testing.T) {

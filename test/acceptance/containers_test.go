@@ -84,6 +84,7 @@ func TestContainerImages(t *testing.T) {
 	assert.Positive(t, first.SizeBytes)
 	assert.Equal(t, []string{first.ImageID}, s.imageDirs(), "images on the transition host")
 	s.requireContainer("box_CYCLE_1", disk)
+	assert.Regexp(t, "box_CYCLE_1 +Available +container ", s.drover("image", "list"))
 	assert.Contains(t, s.drover("image", "show", "box_CYCLE_1"), "team/app:v7")
 	assert.Contains(t, s.drover("image", "verify", first.ImageID), "container image: verified")
 	r := s.try("image", "export", first.ImageID, filepath.Join(s.Dir, "none"), "--synced")
