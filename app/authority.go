@@ -86,7 +86,7 @@ func AuthorityCommands(connections Connections) []Program {
 		name, about string
 		edit        func(ca.Authorities) (ca.Authorities, error)
 	}{
-		{"show", "Prints the center's own certificate authorities as PEM, the one that signs first: what clients have to trust.", nil},
+		{"show", "Prints the center's own certificate authorities as PEM, the one that signs first: what clients have to trust. The first one is made if there is none.", nil},
 		{"add", "Makes a second authority and makes it known to agents by their heartbeats. It signs nothing yet.", addAuthority},
 		{"use", "Has the authority that was added sign from now on. The other one stays known.", useLastAuthority},
 		{"drop", "Drops the authority that does not sign: the one that ca use has replaced, or one added by mistake.", dropOtherAuthorities},

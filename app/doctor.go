@@ -254,7 +254,7 @@ func printReport(out io.Writer, report *doctor.Report, format string) error {
 	if len(report.Seen) > 0 {
 		fmt.Fprintf(&b, "looked at: %s\n", strings.Join(report.Seen, ", "))
 	}
-	fmt.Fprintf(&b, "%d errors, %d warnings, %d notes, %d mended, %d parts not seen\n",
+	fmt.Fprintf(&b, "errors: %d, warnings: %d, notes: %d, mended: %d, parts not seen: %d\n",
 		counts[doctor.Error], counts[doctor.Warning], counts[doctor.Info], fixed, len(report.NotSeen))
 	_, err := io.WriteString(out, b.String())
 	return err

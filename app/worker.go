@@ -249,11 +249,11 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	if err != nil {
 		return err
 	}
-	log = log.With(zap.String("host_id", hostID))
 	host, err := replica.NewHost(replica.HostConfig{Root: config.DataDir, ID: hostID, Key: key, Epochs: epochs{record}, OnVerified: verifications(record), Logger: log})
 	if err != nil {
 		return err
 	}
+	log = log.With(zap.String("host_id", hostID)) // as the host's own lines have it
 	defer config.Process.closing("image store", host.Close)()
 	registerHost(config.Process.Monitor, host, log.Named("metrics"))
 	shows, err := newIdentity(ctx, config.TLS, record, []string{config.TransitionListen, config.TransitionURL, config.TransitionPrivateURL}, log.Named("tls"))

@@ -82,6 +82,7 @@ func openSQLite(u *url.URL) (*database, error) {
 	if u.Host != "" || !filepath.IsAbs(u.Path) {
 		return nil, fmt.Errorf("DATABASE_URL %s: want sqlite:///absolute/path", u.Redacted())
 	}
+	u.Path = filepath.Clean(u.Path) // SQLite takes two slashes at the beginning for a host
 	if err := os.MkdirAll(filepath.Dir(u.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the database: %w", err)
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -1137,6 +1139,15 @@ func TestOpenRefusesOtherURLs(t *testing.T) {
 		_, err := Open(t.Context(), url)
 		require.ErrorContains(t, err, "DATABASE_URL", url)
 	}
+}
+
+// The path of a URL may be written as paths are.
+func TestOpenTakesAnyAbsolutePath(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a b?", "center.db")
+	s, err := Open(t.Context(), (&url.URL{Scheme: "sqlite", Path: "//" + filepath.Dir(file) + "/./center.db"}).String())
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	require.FileExists(t, file)
 }
 
 func TestProcessesOpenAtOnce(t *testing.T) {
