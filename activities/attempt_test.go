@@ -322,6 +322,11 @@ func TestSpaceNeeded(t *testing.T) {
 	file := &store.Source{Server: agentapi.Server{Disks: []agentapi.Disk{{SizeBytes: size, UsedBytes: used}}}}
 	device := &store.Source{Server: agentapi.Server{Disks: []agentapi.Disk{{SizeBytes: size, UsedBytes: size}}}}
 	staged := int64(used + maps)
+	container := func(job *store.Job) *store.Job {
+		target := string(smc.TargetContainerImage)
+		job.Spec.TargetType = &target
+		return job
+	}
 	for name, test := range map[string]struct {
 		job     *store.Job
 		source  *store.Source
@@ -338,6 +343,7 @@ func TestSpaceNeeded(t *testing.T) {
 		"the fourth: as much as ever":         {job(4, true, 9, 50<<20, 40<<20), file, replica.Space{StagedBytes: staged, SharesBlocks: true}, 0, 50<<20 + maps},
 		"the fourth, half done":               {job(4, true, 9, 50<<20, 40<<20), file, replica.Space{StagedBytes: staged, SharesBlocks: true}, 30 << 20, 20<<20 + maps},
 		"overwriting takes no room":           {job(2, true, 9), file, replica.Space{StagedBytes: staged}, 0, staged + maps},
+		"a container image is never a link":   {container(job(1, false)), file, replica.Space{SharesBlocks: true}, 0, 2*(used+maps) + maps},
 		"the fourth of a device":              {job(4, true, 9, 50<<20, 40<<20), device, replica.Space{StagedBytes: staged, SharesBlocks: true}, 0, 50<<20 + maps},
 	} {
 		t.Run(name, func(t *testing.T) {
