@@ -4,9 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -73,7 +71,7 @@ func (s *site) requireContainer(image string, want map[string]string) {
 	_, err = f.Seek(0, io.SeekStart)
 	require.NoError(s.t, err)
 	small := map[string][]byte{}
-	got := map[string]string{}
+	var got map[string]string
 	for archive := tar.NewReader(f); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -87,19 +85,8 @@ func (s *site) requireContainer(image string, want map[string]string) {
 		}
 		layer, err := gzip.NewReader(archive)
 		require.NoError(s.t, err)
-		for files := tar.NewReader(layer); ; {
-			h, err := files.Next()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			require.NoError(s.t, err)
-			if h.Typeflag == tar.TypeReg {
-				digest := sha256.New()
-				_, err = io.Copy(digest, files) //nolint:gosec // our own
-				require.NoError(s.t, err)
-				got[h.Name] = hex.EncodeToString(digest.Sum(nil))
-			}
-		}
+		got, err = disks.ArchiveContents(layer)
+		require.NoError(s.t, err)
 	}
 	require.Equal(s.t, want, got)
 	var index v1.IndexManifest

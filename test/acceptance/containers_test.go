@@ -1,12 +1,7 @@
 package acceptance
 
 import (
-	"archive/tar"
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,20 +34,8 @@ func (s *center) requireContainer(image, disk string) {
 	layer, err := layers[0].Uncompressed()
 	require.NoError(s.t, err)
 	defer layer.Close()
-	got := map[string]string{}
-	for files := tar.NewReader(layer); ; {
-		h, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		require.NoError(s.t, err)
-		if h.Typeflag == tar.TypeReg {
-			digest := sha256.New()
-			_, err = io.Copy(digest, files)
-			require.NoError(s.t, err)
-			got[h.Name] = hex.EncodeToString(digest.Sum(nil))
-		}
-	}
+	got, err := disks.ArchiveContents(layer)
+	require.NoError(s.t, err)
 	assert.Equal(s.t, want, got, "files of %s", image)
 }
 

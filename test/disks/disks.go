@@ -7,6 +7,7 @@
 package disks
 
 import (
+	"archive/tar"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -212,17 +213,41 @@ func Contents(name string) (map[string]string, error) {
 			return err
 		}
 		defer r.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, r); err != nil {
-			return err
-		}
-		sums[p] = hex.EncodeToString(h.Sum(nil))
-		return nil
+		sums[p], err = sum(r)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the disk %s: %w", name, err)
 	}
 	return sums, nil
+}
+
+// ArchiveContents reads every file in a tar archive and returns what [Contents] does of a disk.
+func ArchiveContents(r io.Reader) (map[string]string, error) {
+	sums := map[string]string{}
+	for archive := tar.NewReader(r); ; {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return sums, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the archive: %w", err)
+		}
+		if header.Typeflag != tar.TypeReg {
+			continue
+		}
+		if sums[header.Name], err = sum(archive); err != nil {
+			return nil, fmt.Errorf("read %s in the archive: %w", header.Name, err)
+		}
+	}
+}
+
+func sum(r io.Reader) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // partition lays out the disk: everything starts on a whole MiB, and the last one is left to the backup header.
