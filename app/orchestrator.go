@@ -180,8 +180,12 @@ func signalMigration(temporal client.Client) func(context.Context, string, strin
 	return func(ctx context.Context, name, sourceID string, change fleet.JobChanged) error {
 		err := temporal.SignalWorkflow(ctx, fleet.MigrationID(name, sourceID), "", fleet.SignalJobChanged, change)
 		var missing *serviceerror.NotFound
-		if errors.As(err, &missing) {
+		var refused *serviceerror.InvalidArgument // such as the most signals that a workflow takes
+		switch {
+		case errors.As(err, &missing):
 			return events.ErrNoSuchMigration
+		case errors.As(err, &refused):
+			return fmt.Errorf("%w: %w", events.ErrDiscard, err)
 		}
 		return err
 	}

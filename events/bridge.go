@@ -20,9 +20,9 @@ const DefaultBridgeDurable = "drover-bridge"
 // ended. The event is not handed out again.
 var ErrNoSuchMigration = errors.New("no such migration")
 
-// Signaler tells the migration of a source server what became of its job. Any error but
-// [ErrNoSuchMigration] has the event handed out again, so it may be told twice; and the stream may still hold events of a
-// job that an earlier migration of the same server made under the same fleet name. The migration leaves out what
+// Signaler tells the migration of a source server what became of its job. An error that wraps [ErrDiscard] says that this migration
+// can never be told of it: it finds out by polling. Any other but [ErrNoSuchMigration] has the event handed out again, and those
+// behind it wait, so it may be told twice; and the stream may still hold events of a job that an earlier migration of the same server made under the same fleet name. The migration leaves out what
 // is not of its own job, by JobID, or not newer than what it knows, by Sequence.
 type Signaler interface {
 	Signal(ctx context.Context, fleetName, sourceID string, change fleet.JobChanged) error
@@ -67,7 +67,7 @@ type BridgeStats struct {
 	Orphaned uint64
 	// Failed counts the failed tries to signal; the events are tried again.
 	Failed uint64
-	// Discarded counts the events that cannot be read.
+	// Discarded counts the events that cannot be read, or that their migration does not take.
 	Discarded uint64
 	// Down is true while signals fail.
 	Down bool
@@ -175,6 +175,9 @@ func (b *Bridge) signal(ctx context.Context, name string, job JobStatusChanged) 
 	case errors.Is(err, ErrNoSuchMigration):
 		b.orphaned.Add(1)
 		log.Debug("no migration for this event")
+	case errors.Is(err, ErrDiscard):
+		b.discarded.Add(1)
+		log.Warn("the migration does not take this event: it finds out by polling", zap.Error(err))
 	default:
 		b.failed.Add(1)
 		if !b.down.Swap(true) {

@@ -194,22 +194,33 @@ func TestBridgeWaitsForTheEngine(t *testing.T) {
 	require.False(t, b.Stats().Down)
 }
 
-func TestBridgeDropsWhatHasNoMigration(t *testing.T) {
-	_, js := startNATS(t).connect(testLog(t))
-	j := newJobs(t, js)
-	j.to(1, "Ready", "Running")
-	j.to(2, "Ready")
-	e := newEngine()
-	e.answer = func(_ context.Context, _ int, _, sourceID string, _ fleet.JobChanged) error {
-		if sourceID == "s-1" {
-			return fmt.Errorf("signal: %w", ErrNoSuchMigration)
-		}
-		return nil
+// What no migration takes holds up nobody.
+func TestBridgePassesByWhatIsNotTaken(t *testing.T) {
+	for _, c := range []struct {
+		answer error
+		stats  BridgeStats
+	}{
+		{ErrNoSuchMigration, BridgeStats{Signalled: 1, Orphaned: 2, LastStreamSeq: 3}},
+		{ErrDiscard, BridgeStats{Signalled: 1, Discarded: 2, LastStreamSeq: 3}},
+	} {
+		t.Run(c.answer.Error(), func(t *testing.T) {
+			_, js := startNATS(t).connect(testLog(t))
+			j := newJobs(t, js)
+			j.to(1, "Ready", "Running")
+			j.to(2, "Ready")
+			e := newEngine()
+			e.answer = func(_ context.Context, _ int, _, sourceID string, _ fleet.JobChanged) error {
+				if sourceID == "s-1" {
+					return fmt.Errorf("signal: %w", c.answer)
+				}
+				return nil
+			}
+			b, stop := bridge(t, js, e)
+			require.Equal(t, []string{"dc-exit/s-2 02/1 Ready"}, e.awaitTold(t, 1))
+			stop()
+			require.Equal(t, c.stats, b.Stats())
+		})
 	}
-	b, stop := bridge(t, js, e)
-	require.Equal(t, []string{"dc-exit/s-2 02/1 Ready"}, e.awaitTold(t, 1))
-	stop()
-	require.Equal(t, BridgeStats{Signalled: 1, Orphaned: 2, LastStreamSeq: 3}, b.Stats())
 }
 
 // The bridge is stopped while it signals, NATS is restarted while there is no bridge: every event is signalled, in order.
