@@ -26,6 +26,7 @@ type WatchMigrationsInput struct {
 // WatchMigrations finds migrations that are over: a fleet learns of that from the migration itself, unless its workflow
 // was terminated or timed out. It fails with TypeUnchanged, to be tried again, while all are open.
 func (a *Orchestration) WatchMigrations(ctx context.Context, in WatchMigrationsInput) (closed map[string]string, err error) {
+	defer beat(ctx)()
 	closed = map[string]string{}
 	for _, sourceID := range in.SourceIDs {
 		description, err := a.Temporal.DescribeWorkflowExecution(ctx, fleet.MigrationID(in.Fleet, sourceID), "")

@@ -471,7 +471,7 @@ func (f *fleetWorkflow) drain(ctx workflow.Context) {
 func (f *fleetWorkflow) watch(ctx workflow.Context) {
 	ctx, f.stopWatch = workflow.WithCancel(ctx)
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: fleet.Queue, StartToCloseTimeout: 5 * time.Minute,
+		TaskQueue: fleet.Queue, StartToCloseTimeout: 5 * time.Minute, HeartbeatTimeout: heartbeatTimeout,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: watchInterval, BackoffCoefficient: 1, MaximumInterval: watchInterval},
 	})
 	workflow.Go(ctx, func(ctx workflow.Context) {
