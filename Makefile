@@ -100,7 +100,7 @@ freeze: ## keep the recorded histories as those of RELEASE, a heading of CHANGEL
 
 .PHONY: bench
 bench: build ## run the benchmarks (BENCH selects by regular expression)
-	$(GOTEST) -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+	$(GOTEST) -run '^$$' -timeout 2h -bench '$(or $(BENCH),.)' -benchmem ./...
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/workflowcheck ## run the linters, the layer rules, gofumpt and workflowcheck
