@@ -86,6 +86,19 @@ func TestImageAndDownload(t *testing.T) {
 	}
 }
 
+// requireHalfAfterKill kills the host, which was making an image: it is none then, and is cleared away.
+func (s *site) requireHalfAfterKill(id string) {
+	s.t.Helper()
+	s.kill()
+	s.start()
+	images, err := s.host.Images()
+	require.NoError(s.t, err)
+	require.Empty(s.t, images)
+	ids, err := s.host.ImageIDs()
+	require.NoError(s.t, err)
+	require.Equal(s.t, []string{id}, ids, "it is listed as something to clear away")
+}
+
 func TestHalfImagesAreNotImages(t *testing.T) {
 	s := newSite(t)
 	disk := makeDisk(t, 4<<20, 1)
@@ -97,16 +110,9 @@ func TestHalfImagesAreNotImages(t *testing.T) {
 		for _, name := range left {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
 		}
-		s.kill()
-		s.start()
-		images, err := s.host.Images()
-		require.NoError(t, err)
-		require.Empty(t, images)
-		ids, err := s.host.ImageIDs()
-		require.NoError(t, err)
-		require.Equal(t, []string{"m-1"}, ids, "it is listed as something to clear away")
+		s.requireHalfAfterKill("m-1")
 		require.ErrorIs(t, Download(t.Context(), nil, s.url, s.ticket("m-1"), "m-1", 0, ArtifactSynced, nil), ErrImageNotFound)
-		_, err = s.host.MakeImage(t.Context(), ImageSpec{ImageID: "m-1", JobID: "j-1", Run: 1, Final: true}, nil)
+		_, err := s.host.MakeImage(t.Context(), ImageSpec{ImageID: "m-1", JobID: "j-1", Run: 1, Final: true}, nil)
 		require.NoError(t, err)
 		requireSame(t, disk.Path, s.download("m-1", 0, ArtifactSynced))
 		require.NoError(t, s.host.DeleteImage(t.Context(), "m-1"))

@@ -20,9 +20,6 @@ type Kind struct {
 	Means, Do string
 }
 
-// Kinds returns all kinds in the order in which they are examined.
-func Kinds() []Kind { return slices.Clone(kinds) }
-
 func kindOf(name string) Kind {
 	i := slices.IndexFunc(kinds, func(k Kind) bool { return k.Name == name })
 	return kinds[i] // a test holds every name against the table

@@ -23,7 +23,7 @@ const (
 func TestDocumentedKinds(t *testing.T) {
 	var want strings.Builder
 	want.WriteString("\n| finding | | what it means | what to do |\n| --- | --- | --- | --- |\n")
-	for _, k := range Kinds() {
+	for _, k := range kinds {
 		want.WriteString("| `" + k.Name + "` | " + string(k.Severity) + " | " + k.Means + " | " + k.Do + " |\n")
 	}
 	want.WriteString("\n")
@@ -70,7 +70,7 @@ func TestKinds(t *testing.T) {
 		})
 	}
 	seen := map[string]bool{}
-	for _, k := range Kinds() {
+	for _, k := range kinds {
 		assert.False(t, seen[k.Name], k.Name)
 		seen[k.Name] = true
 		assert.NotEmpty(t, k.Means)
