@@ -24,7 +24,7 @@ Exit codes: 0 nothing is wrong, 1 something is, 2 a part could not be looked at.
   drover doctor --fix`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			args := []string{"doctor", "--output", c.output.String()}
+			args := []string{"doctor", "--output", string(c.output)}
 			if fix {
 				args = append(args, "--fix")
 			}

@@ -31,22 +31,6 @@ const (
 	formatOCI imageFormat = "oci"
 )
 
-// String implements pflag.Value.
-func (f *imageFormat) String() string { return string(*f) }
-
-// Type implements pflag.Value.
-func (f *imageFormat) Type() string { return "FORMAT" }
-
-// Set implements pflag.Value.
-func (f *imageFormat) Set(s string) error {
-	switch imageFormat(s) {
-	case formatRaw, formatQCOW2:
-		*f = imageFormat(s)
-		return nil
-	}
-	return errors.New("must be raw or qcow2")
-}
-
 // exported is what image export -o json prints.
 type exported struct {
 	ImageID string         `json:"ImageId"`
@@ -69,7 +53,7 @@ func (c *cli) imageExportCommand() *cobra.Command {
 		Short: "Fetch the disks of an image, or a container image, into a directory",
 		Long: `Fetch the disks of an image into DIR as disk-0.raw (the system disk), disk-1.raw and so on. IMAGE is an id or a name.
 
-The default is the delivered image: grown to the sizes the job asked for and made bootable. With --synced it is the
+The default is the delivered image: grown to the sizes the job asked for, its boot loader as it was. With --synced it is the
 synced state: exactly the bytes of the source. Raw files are sparse. qcow2 needs qemu-img (package qemu-utils).
 
 A container image is fetched as one file, image.oci.tar, whichever format: podman load, docker load and skopeo (oci-archive:) read it.
@@ -103,7 +87,7 @@ Files appear under their names when all of them are complete; older ones of the 
 		}),
 	}
 	cmd.Flags().BoolVar(&synced, "synced", false, "the state of the source, byte for byte, rather than the delivered image")
-	cmd.Flags().Var(&format, "format", "`FORMAT` of the files: raw or qcow2")
+	cmd.Flags().Var(choice[imageFormat]{&format, []imageFormat{formatRaw, formatQCOW2}}, "format", "`FORMAT` of the files: raw or qcow2")
 	return cmd
 }
 

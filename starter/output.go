@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/drover/drover/smc"
@@ -19,20 +21,29 @@ const (
 	outputJSON  outputFormat = "json"
 )
 
+// choice is the value of a flag that names one of a few formats.
+type choice[T ~string] struct {
+	chosen *T
+	of     []T
+}
+
 // String implements pflag.Value.
-func (f *outputFormat) String() string { return string(*f) }
+func (c choice[T]) String() string { return string(*c.chosen) }
 
 // Type implements pflag.Value.
-func (f *outputFormat) Type() string { return "FORMAT" }
+func (c choice[T]) Type() string { return "FORMAT" }
 
 // Set implements pflag.Value.
-func (f *outputFormat) Set(s string) error {
-	switch outputFormat(s) {
-	case outputTable, outputJSON:
-		*f = outputFormat(s)
-		return nil
+func (c choice[T]) Set(s string) error {
+	if !slices.Contains(c.of, T(s)) {
+		words := make([]string, len(c.of))
+		for i, word := range c.of {
+			words[i] = string(word)
+		}
+		return errors.New("must be " + strings.Join(words, " or "))
 	}
-	return errors.New("must be table or json")
+	*c.chosen = T(s)
+	return nil
 }
 
 // json reports whether the output is for programs.
