@@ -95,19 +95,26 @@ func (c *Client) Heartbeat(ctx context.Context, req HeartbeatRequest) (Heartbeat
 // Work returns the state the center wants the agent in: at once when its generation is not q.Have, else
 // when it changes or after q.Wait, whichever comes first.
 func (c *Client) Work(ctx context.Context, q WorkQuery) (Desired, error) {
-	query := url.Values{
+	var desired Desired
+	if err := c.call(ctx, http.MethodGet, PathWork, q.values(), nil, &desired, q.Wait+answerMargin); err != nil {
+		return Desired{}, err
+	}
+	return desired, c.checkGeneration(desired.Generation)
+}
+
+func (q WorkQuery) values() url.Values {
+	return url.Values{
 		QueryInstance: {q.Instance},
 		QueryHave:     {strconv.FormatInt(q.Have, 10)},
 		QueryWait:     {q.Wait.String()},
 	}
-	var desired Desired
-	if err := c.call(ctx, http.MethodGet, PathWork, query, nil, &desired, q.Wait+answerMargin); err != nil {
-		return Desired{}, err
+}
+
+func (c *Client) checkGeneration(generation int64) error {
+	if generation < 1 {
+		return fmt.Errorf("ask %s for work: the answer has generation %d, want at least 1", c.base, generation)
 	}
-	if desired.Generation < 1 {
-		return Desired{}, fmt.Errorf("ask %s for work: the answer has generation %d, want at least 1", c.base, desired.Generation)
-	}
-	return desired, nil
+	return nil
 }
 
 // ParseWorkQuery reads the query of a request for work. Wait defaults to DefaultWait and is cut to MaxWait.

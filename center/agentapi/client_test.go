@@ -176,3 +176,65 @@ func TestNewClientRefusesWhatIsNoEndpoint(t *testing.T) {
 		assert.Error(t, err, endpoint)
 	}
 }
+
+func TestTargets(t *testing.T) {
+	target := agentapi.Target{Hostname: "h", AgentVersion: "1", Disks: []agentapi.TargetDisk{{Path: "/dev/sda", SizeBytes: 5, HoldsData: true}}}
+	register := agentapi.RegisterTargetRequest{Code: "code", Name: "t-1", Instance: "i", Target: target}
+	report := agentapi.DeliveryReport{
+		Instance: "i", Generation: 4, JobID: "j-1", Run: 2, State: agentapi.DeliveryDone, BytesTotal: 3, BytesDone: 3, BytesFetched: 1,
+		Disks: []agentapi.DeliveredDisk{{Root: "r"}},
+	}
+	c := client(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != agentapi.PathRegisterTarget {
+			assert.Equal(t, "Bearer secret", r.Header.Get("Authorization"))
+		}
+		switch r.Method + " " + r.URL.Path {
+		case "POST /agent/v1/target/register":
+			var got agentapi.RegisterTargetRequest
+			assert.NoError(t, json.NewDecoder(r.Body).Decode(&got))
+			assert.Equal(t, register, got)
+			_, _ = w.Write([]byte(`{"instanceId":"i-1","token":"secret","heartbeatRateSeconds":5}`))
+		case "POST /agent/v1/target/heartbeat":
+			_, _ = w.Write([]byte(`{"heartbeatRateSeconds":7}`))
+		case "GET /agent/v1/target/work":
+			q, err := agentapi.ParseWorkQuery(r.URL.Query())
+			assert.NoError(t, err)
+			assert.Equal(t, agentapi.WorkQuery{Instance: "i", Have: 3, Wait: time.Second}, q)
+			_, _ = w.Write([]byte(`{"generation":4,"delivery":{"jobId":"j-1","run":2,"imageId":"m-1","hostUrl":"http://h","token":"t","bandwidthLimit":8,
+				"disks":[{"index":1,"sizeBytes":9}]}}`))
+		case "POST /agent/v1/target/delivery":
+			var got agentapi.DeliveryReport
+			assert.NoError(t, json.NewDecoder(r.Body).Decode(&got))
+			assert.Equal(t, report, got)
+			_, _ = w.Write([]byte(`{"superseded":true}`))
+		default:
+			t.Errorf("%s %s", r.Method, r.URL)
+		}
+	})
+	ctx := context.Background()
+	registered, err := c.RegisterTarget(ctx, register)
+	require.NoError(t, err)
+	assert.Equal(t, agentapi.RegisterTargetResponse{InstanceID: "i-1", Token: "secret", HeartbeatRateSeconds: 5}, registered)
+
+	c = c.WithToken("secret")
+	beat, err := c.TargetHeartbeat(ctx, agentapi.TargetHeartbeatRequest{Instance: "i", Target: target})
+	require.NoError(t, err)
+	assert.Equal(t, 7, beat.HeartbeatRateSeconds)
+	desired, err := c.TargetWork(ctx, agentapi.WorkQuery{Instance: "i", Have: 3, Wait: time.Second})
+	require.NoError(t, err)
+	assert.Equal(t, agentapi.DesiredDelivery{Generation: 4, Delivery: &agentapi.Delivery{
+		JobID: "j-1", Run: 2, ImageID: "m-1", HostURL: "http://h", Token: "t", BandwidthLimit: 8,
+		Disks: []agentapi.DeliveryDisk{{Index: 1, SizeBytes: 9}},
+	}}, desired)
+	answer, err := c.Deliver(ctx, report)
+	require.NoError(t, err)
+	assert.True(t, answer.Superseded)
+}
+
+func TestTargetsNeedAnIdentityAndAGeneration(t *testing.T) {
+	c := client(t, "", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"instanceId":"i-1"}`)) })
+	_, err := c.RegisterTarget(context.Background(), agentapi.RegisterTargetRequest{})
+	require.ErrorContains(t, err, "no token")
+	_, err = c.TargetWork(context.Background(), agentapi.WorkQuery{Instance: "i"})
+	require.ErrorContains(t, err, "generation 0")
+}
