@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -26,10 +27,11 @@ import (
 )
 
 const (
-	sectorSize = 512
-	mib        = 1 << 20
-	blockSize  = 4096    // of the file system
-	chunkSize  = 4 * mib // one write: a large file is written in such pieces
+	sectorSize  = 512
+	mib         = 1 << 20
+	blockSize   = 4096    // of the file system
+	mostChanges = 8       // that leave files of their own on a disk
+	chunkSize   = 4 * mib // one write: a large file is written in such pieces
 
 	// MinSizeBytes is the size of the smallest disk Make makes.
 	MinSizeBytes = 32 * mib
@@ -172,8 +174,19 @@ func Mutate(name string, seed uint64, n int64) (err error) {
 		return err
 	}
 	t, rng := tree{fsys}, newRand(seed)
-	if err := rewrite(t, rng, n/2); err != nil {
+	inNew := n - n/2
+	changes, err := t.changes()
+	if err != nil {
 		return err
+	}
+	if changes >= mostChanges {
+		inNew = 0
+	}
+	if err := rewrite(t, rng, n-inNew); err != nil {
+		return err
+	}
+	if inNew == 0 {
+		return fsys.Close()
 	}
 	dir := fmt.Sprintf("srv/changes-%016x", seed)
 	if _, err := t.Stat(dir); err == nil {
@@ -182,7 +195,7 @@ func Mutate(name string, seed uint64, n int64) (err error) {
 	if err := t.Mkdir(dir); err != nil {
 		return fmt.Errorf("make %s: %w", dir, err)
 	}
-	for i, left := 0, n-n/2; left > 0; i++ {
+	for i, left := 0, inNew; left > 0; i++ {
 		size := min(left, 64<<10+rng.Int64N(mib))
 		if err := t.write(fmt.Sprintf("%s/%04d", dir, i), size, rng.fill(i%2 == 0)); err != nil {
 			return err
@@ -349,7 +362,8 @@ func fill(t tree, spec Spec, rng *source) error {
 	return t.write("var/lib/zeroes", spec.SizeBytes/64, func(p []byte) { clear(p) })
 }
 
-// rewrite changes n bytes in pieces of 4 to 128 KiB scattered over the large files.
+// rewrite changes n bytes in pieces of 4 to 128 KiB scattered over the large files. Each begins with a block: go-diskfs panics when it is to write
+// into the middle of the first block of an extent.
 func rewrite(t tree, rng *source, n int64) error {
 	type large struct {
 		path string
@@ -375,7 +389,7 @@ func rewrite(t tree, rng *source, n int64) error {
 		if err != nil {
 			return fmt.Errorf("open %s: %w", f.path, err)
 		}
-		if _, err := w.Seek(rng.Int64N(f.size-piece), io.SeekStart); err != nil {
+		if _, err := w.Seek(rng.Int64N(f.size-piece)/blockSize*blockSize, io.SeekStart); err != nil {
 			return fmt.Errorf("change %s: %w", f.path, err)
 		}
 		if _, err := w.Write(rng.bytes(int(piece))); err != nil {
@@ -410,6 +424,20 @@ func (t tree) write(name string, size int64, fillWith func([]byte)) error {
 		return fmt.Errorf("close %s: %w", name, err)
 	}
 	return nil
+}
+
+// changes counts the changes whose files the disk has.
+func (t tree) changes() (n int64, err error) {
+	entries, err := t.ReadDir("srv")
+	if err != nil {
+		return 0, fmt.Errorf("list srv: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "changes-") {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // walk visits the regular files under dir in the order of their directories.

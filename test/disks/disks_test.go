@@ -80,6 +80,16 @@ func TestMakeAndMutate(t *testing.T) {
 	}
 }
 
+// A disk may be changed as often as a long run likes: it does not fill up, and what is written at the edge of an extent is written, too.
+func TestMutateAgainAndAgain(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, disks.Make(name, disks.Spec{SizeBytes: 64 * mib, Seed: 3, FillBytes: 20 * mib}))
+	for seed := range uint64(50) {
+		require.NoError(t, disks.Mutate(name, 300+seed, 3*mib))
+	}
+	fsck(t, name)
+}
+
 func TestMakeIsSparseAndHoldsAllocatedZeroes(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, disks.Make(name, disks.Spec{SizeBytes: 256 * mib, Seed: 9, FillBytes: 32 * mib}))
