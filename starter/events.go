@@ -121,7 +121,7 @@ It reads the stream at NATS_URL; the center is asked only to find a job or a sou
 	flags.Var(&f.since, "since", "`WHEN` to begin: all that the stream has, now, "+pastForms)
 	flags.Uint64Var(&f.from, "from", 0, "begin at this `SEQUENCE` of the stream")
 	flags.BoolVar(&f.follow, "follow", true, "wait for more")
-	return group("events", "Events: what changed, from the event stream", tail, c.consumersCommand(), c.schemaCommand(), c.replayCommand(), c.observerCommand())
+	return group("events", "Events: what changed, from the event stream", tail, c.progressCommand(), c.consumersCommand(), c.schemaCommand(), c.replayCommand(), c.observerCommand())
 }
 
 // schemaCommand prints what is published of the form of events.
@@ -301,15 +301,8 @@ func (c *cli) eventFilter(ctx context.Context, f tailFlags) ([]string, error) {
 	case f.subject != "":
 		return []string{f.subject}, nil
 	case f.job != "":
-		if jobIDForm.MatchString(f.job) {
-			return []string{events.JobFilter("", "", f.job)}, nil // also of a job that is gone
-		}
-		client, err := c.client()
-		if err != nil {
-			return nil, err
-		}
-		job, err := findJob(ctx, client, f.job)
-		return []string{events.JobFilter("", "", job.JobID)}, err
+		id, err := c.jobID(ctx, f.job)
+		return []string{events.JobFilter("", "", id)}, err
 	case f.fleet != "":
 		return []string{events.FleetFilter("", f.fleet), events.MigrationFilter("", f.fleet, "")}, nil
 	case f.source != "":
@@ -321,6 +314,19 @@ func (c *cli) eventFilter(ctx context.Context, f tailFlags) ([]string, error) {
 		return []string{events.SourceFilter("", "", source.SourceID)}, err
 	}
 	return nil, nil
+}
+
+// jobID returns the id of a job that is given by id or name; empty when none is given.
+func (c *cli) jobID(ctx context.Context, ref string) (string, error) {
+	if ref == "" || jobIDForm.MatchString(ref) {
+		return ref, nil // also of a job that is gone
+	}
+	client, err := c.client()
+	if err != nil {
+		return "", err
+	}
+	job, err := findJob(ctx, client, ref)
+	return job.JobID, err
 }
 
 // readEvents hands out what the stream has now and returns.

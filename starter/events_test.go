@@ -185,6 +185,63 @@ func TestEventsTailFollows(t *testing.T) {
 	now.interrupt(t)
 }
 
+func TestEventsProgress(t *testing.T) {
+	e, s := newEndpoint(t), newEventStream(t)
+	e.jobs = []smc.ReplicationJob{{JobID: "j-0123456789", Name: "web"}}
+	env := e.env()
+	env["NATS_URL"] = s.url
+	nc, err := nats.Connect(s.url)
+	require.NoError(t, err)
+	defer nc.Close()
+	tell := func(job string, percent float64) {
+		require.NoError(t, events.PublishProgress(nc, events.Progress{
+			AccountID: "1", RegionID: "local-1", JobID: job, SourceID: "s-1", Run: 2, Status: "Running", BusinessStatus: "Syncing",
+			Percent: percent, BytesTotal: 64 << 20, BytesRead: 16 << 20, BytesPerSecond: 4 << 20, ETASeconds: 12,
+		}))
+	}
+	for _, args := range []string{"", "--job web", "--account 1 --job j-0123456789 -o json"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var out screen
+		ended := make(chan int, 1)
+		go func() {
+			ended <- run(ctx, append([]string{"events", "progress"}, strings.Fields(args)...), func(name string) string { return env[name] }, &out, &out)
+		}()
+		// Nothing is kept: what is published before it listens is not shown.
+		require.Eventually(t, func() bool {
+			tell("j-9876543210", 10)
+			tell("j-0123456789", 38.4)
+			return strings.Contains(out.String(), "j-0123456789")
+		}, 10*time.Second, 20*time.Millisecond)
+		cancel()
+		assert.Equal(t, exitOK, <-ended, "Ctrl-C is how it ends")
+		assert.Equal(t, args == "", strings.Contains(out.String(), "j-9876543210"), out.String())
+		if strings.Contains(args, "json") {
+			var p events.Progress
+			require.NoError(t, json.Unmarshal([]byte(strings.SplitN(out.String(), "\n", 2)[0]), &p))
+			assert.InDelta(t, 38.4, p.Percent, 0)
+			continue
+		}
+		assert.Regexp(t, `(?m)^j-0123456789 +Syncing +38% +16.0 MiB/ *64.0 MiB +4.0 MiB/s +ETA 12s +run 2  s-1$`, out.String())
+	}
+	assert.Equal(t, exitFailed, droverWith(t, env, "events", "progress", "--job", "nothing").code)
+}
+
+func TestProgressBoardForgetsTheSilent(t *testing.T) {
+	var board progressBoard
+	now := time.Unix(1000, 0)
+	board.tell(now, events.Progress{JobID: "j-1", BusinessStatus: "Syncing", ETASeconds: 9})
+	board.tell(now.Add(progressSilence), events.Progress{JobID: "j-2"})
+	board.tell(now, events.Progress{JobID: "j-1", BusinessStatus: "Processing", ETASeconds: 9})
+	states := board.states()
+	require.Len(t, states, 2)
+	assert.Equal(t, "Processing", states[0].Phase)
+	assert.Negative(t, states[0].ETA, "the time left is that of the sync")
+	assert.False(t, board.forget(now.Add(progressSilence)))
+	assert.True(t, board.forget(now.Add(progressSilence+time.Second)))
+	require.Len(t, board.states(), 1)
+	assert.Equal(t, "j-2", board.states()[0].Name)
+}
+
 func TestEventsTailWithoutAServer(t *testing.T) {
 	o := droverWith(t, map[string]string{"NATS_URL": "nats://127.0.0.1:1"}, "events", "tail")
 	assert.Equal(t, exitFailed, o.code)

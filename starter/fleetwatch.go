@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/smc"
@@ -118,18 +116,10 @@ type fleetWatch struct {
 }
 
 func newFleetWatch(f *fleets) *fleetWatch {
+	view := progress.NewView(f.out, progress.Auto)
 	w := &fleetWatch{
-		fleets: f, view: progress.NewView(f.out, progress.Auto), rows: func() int { return 0 }, every: watchEvery,
+		fleets: f, view: view, rows: view.Rows, every: watchEvery,
 		detail: map[string]*smc.DescribeReplicationJobDetailsResult{}, far: map[string]float64{},
-	}
-	if file, ok := f.out.(*os.File); ok {
-		w.rows = func() int {
-			_, rows, err := term.GetSize(int(file.Fd())) //nolint:gosec // a file descriptor fits
-			if err != nil {
-				return 0
-			}
-			return rows
-		}
 	}
 	endpoint, err := f.client()
 	if err != nil {

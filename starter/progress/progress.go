@@ -90,6 +90,7 @@ type View struct {
 	bars  bool
 	ascii bool
 	width func() int
+	rows  func() int // of the terminal; 0 means any number
 	now   func() time.Time
 
 	drawn  int // lines of bars on the terminal
@@ -106,7 +107,7 @@ type shown struct {
 func NewView(w io.Writer, mode Mode) *View {
 	v := &View{
 		w: w, bars: mode == Bars, ascii: !utf8Locale(os.Getenv), now: time.Now, shown: map[string]shown{},
-		width: func() int { return 100 },
+		width: func() int { return 100 }, rows: func() int { return 0 },
 	}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
 		if mode == Auto {
@@ -119,12 +120,22 @@ func NewView(w io.Writer, mode Mode) *View {
 			}
 			return columns
 		}
+		v.rows = func() int {
+			_, rows, err := term.GetSize(int(f.Fd())) //nolint:gosec // a file descriptor fits
+			if err != nil {
+				return 0
+			}
+			return rows
+		}
 	}
 	return v
 }
 
 // Live reports whether bars are redrawn in place, so that it is worth to update often.
 func (v *View) Live() bool { return v.bars }
+
+// Rows returns how many rows the terminal has; 0 means any number.
+func (v *View) Rows() int { return v.rows() }
 
 // utf8Locale follows the precedence of the locale variables.
 func utf8Locale(getenv func(string) string) bool {
@@ -198,18 +209,28 @@ func (v *View) erase(b *strings.Builder) {
 	v.drawn = 0
 }
 
+// draw draws the bars, as many as the terminal has rows for: what has scrolled away cannot be erased.
 func (v *View) draw(b *strings.Builder) {
 	columns, name := v.width(), v.nameWidth()
+	states, more := v.states, ""
+	if rows := v.rows(); rows > 0 && len(states) >= rows {
+		states = states[:max(rows-2, 0)]
+		more = clip(fmt.Sprintf("and %d more", len(v.states)-len(states)), columns-1) + "\n"
+	}
 	cells := maxCells
-	for _, s := range v.states {
+	for _, s := range states {
 		cells = min(cells, columns-1-Width(head(s, name))-Width(figures(s)))
 	}
 	cells = max(cells, minCells)
-	for _, s := range v.states {
+	for _, s := range states {
 		// A line that wraps would spoil the count of lines to erase.
 		b.WriteString(clip(v.bar(s, name, cells), columns-1) + "\n")
 	}
-	v.drawn = len(v.states)
+	b.WriteString(more)
+	v.drawn = len(states)
+	if more != "" {
+		v.drawn++
+	}
 }
 
 func (v *View) nameWidth() int {

@@ -103,6 +103,20 @@ func TestBarsAreRedrawnInPlace(t *testing.T) {
 	assert.NotContains(t, out.String(), "\x1b", "what was drawn before Close stays")
 }
 
+func TestBarsOfManyFitTheTerminal(t *testing.T) {
+	v, out, _ := testView(Bars)
+	v.rows = func() int { return 4 }
+	states := []State{{Name: "web-1", ETA: -1}, {Name: "web-2", ETA: -1}, {Name: "web-3", ETA: -1}, {Name: "web-4", ETA: -1}}
+	v.Update(states[:3]...)
+	assert.Equal(t, 3, strings.Count(out.String(), "\n"), "the cursor takes the fourth row")
+	out.Reset()
+	v.Update(states...)
+	assert.Regexp(t, `^\x1b\[3A\r\x1b\[Jweb-1 .*\nweb-2 .*\nand 2 more\n$`, out.String())
+	out.Reset()
+	v.Clear()
+	assert.Equal(t, "\x1b[3A\r\x1b[J", out.String())
+}
+
 func TestBarsFitTheTerminal(t *testing.T) {
 	v, out, _ := testView(Bars)
 	for _, columns := range []int{20, 40, 80, 200} {
