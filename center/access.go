@@ -23,6 +23,7 @@ const (
 	typeAudit     = "auditrecord"
 	typeToken     = "accesstoken"
 	typeWorkgroup = "workgroup"
+	typeTarget    = "targetinstance"
 )
 
 // anyID stands for every resource of a type.
@@ -73,13 +74,31 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		return each(typeSource, r.SourceID), nil
 
 	case *smc.CreateReplicationJobRequest:
-		return concern{needs: []string{e.resource(c, typeJob, anyID), e.resource(c, typeSource, r.SourceID)}}, nil
+		return e.onTarget(c, concern{needs: []string{e.resource(c, typeJob, anyID), e.resource(c, typeSource, r.SourceID)}}, r.Target(), value(r.InstanceID)), nil
 	case *smc.DescribeReplicationJobsRequest:
 		return each(typeJob, r.JobID...), nil
 	case *smc.DescribeReplicationJobDetailsRequest:
 		return each(typeJob, r.JobID), nil
 	case *smc.ModifyReplicationJobAttributeRequest:
-		return each(typeJob, r.JobID), nil
+		names := each(typeJob, r.JobID)
+		if r.TargetType == nil && r.InstanceID == nil {
+			return names, nil
+		}
+		job, err := e.Store.Job(ctx, c.accountID, r.JobID)
+		if errors.Is(err, store.ErrNotFound) {
+			return names, nil
+		}
+		if err != nil {
+			return concern{}, err
+		}
+		spec := job.Spec
+		if r.TargetType != nil {
+			spec.TargetType = r.TargetType
+		}
+		if r.InstanceID != nil {
+			spec.InstanceID = r.InstanceID
+		}
+		return e.onTarget(c, names, spec.Target(), value(spec.InstanceID)), nil
 	case *smc.StartReplicationJobRequest:
 		return each(typeJob, r.JobID), nil
 	case *smc.StopReplicationJobRequest:
@@ -97,6 +116,10 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 			return each(typeJob, id), nil
 		}
 		return each(typeJob), nil
+	case *smc.DescribeTargetInstancesRequest:
+		return each(typeTarget, r.InstanceID...), nil
+	case *smc.DeleteTargetInstanceRequest:
+		return each(typeTarget, r.InstanceID), nil
 	case *smc.GetImageTicketRequest: // an image is its job's
 		image, err := e.Store.Image(ctx, c.accountID, r.ImageID)
 		if errors.Is(err, store.ErrNotFound) {
@@ -137,6 +160,14 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		return each(typeAudit), nil
 	}
 	return concern{}, smc.Errorf(smc.CodeForbiddenUnauthorized, "no access rule is known for a %T", request)
+}
+
+// onTarget adds the target instance that a job is to migrate to: its disks are overwritten.
+func (e *Endpoint) onTarget(c *call, names concern, target smc.TargetType, instanceID string) concern {
+	if target == smc.TargetInstance {
+		names.needs = append(names.needs, e.resource(c, typeTarget, instanceID))
+	}
+	return names
 }
 
 // authorize refuses what the policy of the caller's key does not allow. A key without a policy may do everything in its

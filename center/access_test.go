@@ -20,7 +20,7 @@ import (
 )
 
 // things are one resource of each kind, of the first account.
-type things struct{ source, job, image, token, group, key string }
+type things struct{ source, job, image, token, group, key, target string }
 
 func (f *fixture) things() things {
 	f.t.Helper()
@@ -40,7 +40,7 @@ func (f *fixture) things() things {
 	require.NoError(f.t, err)
 	token, err := f.client.CreateAccessToken(ctx, &smc.CreateAccessTokenRequest{})
 	require.NoError(f.t, err)
-	return things{source: source, job: job, image: image, token: token.AccessTokenID, group: f.group("wave", source), key: keyID}
+	return things{source: source, job: job, image: image, token: token.AccessTokenID, group: f.group("wave", source), key: keyID, target: f.target("rack-7", 1<<30)}
 }
 
 // onThings are parameters for every operation that aim at somebody's things.
@@ -55,6 +55,7 @@ func onThings(its things) map[string]url.Values {
 		"ModifyReplicationJobAttribute": {"JobId": {its.job}, "Name": {"stolen"}},
 		"StartReplicationJob":           job, "StopReplicationJob": job, "CutOverReplicationJob": job, "DeleteReplicationJob": job, "RunReplicationJob": job,
 		"DescribeReplicationJobDetails": job, "DescribeImages": {"ImageId.1": {its.image}}, "GetImageTicket": {"ImageId": {its.image}},
+		"DescribeTargetInstances": {"InstanceId.1": {its.target}}, "DeleteTargetInstance": {"InstanceId": {its.target}},
 		"TagResources": tag, "UntagResources": {"ResourceType": {"sourceserver"}, "ResourceId.1": {its.source}, "All": {"true"}},
 		"ListTagResources":  {"ResourceType": {"sourceserver"}},
 		"CreateAccessToken": {}, "ListAccessTokens": {"AccessTokenId.1": {its.token}}, "DisableAccessToken": token, "DeleteAccessToken": token,
@@ -70,7 +71,7 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 	f := newFixture(t, quiet)
 	its := f.things()
 	other := f.as("ak-other", secret)
-	everything := func() (shown [5]any) {
+	everything := func() (shown [6]any) {
 		t.Helper()
 		for i, list := range []func() (any, error){
 			func() (any, error) {
@@ -84,6 +85,10 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 			func() (any, error) { r, err := f.client.DescribeWorkgroups(t.Context(), nil); return r.Workgroups, err },
 			func() (any, error) { r, err := f.client.ListAccessTokens(t.Context(), nil); return r.AccessTokens, err },
 			func() (any, error) { r, err := f.client.ListAccessKeys(t.Context(), nil); return r.AccessKeys, err },
+			func() (any, error) {
+				r, err := f.client.DescribeTargetInstances(t.Context(), nil)
+				return r.TargetInstances, err
+			},
 		} {
 			var err error
 			shown[i], err = list()
@@ -99,7 +104,7 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 		"DisableAccessToken": smc.CodeInvalidAccessTokenIDNotFound, "DeleteAccessToken": smc.CodeInvalidAccessTokenIDNotFound,
 		"ModifyWorkgroupAttribute": smc.CodeInvalidWorkgroupIDNotFound, "DeleteWorkgroup": smc.CodeInvalidWorkgroupIDNotFound,
 		"AssociateSourceServers": smc.CodeInvalidWorkgroupIDNotFound, "DisassociateSourceServers": smc.CodeInvalidWorkgroupIDNotFound,
-		"DisableAccessKey": smc.CodeInvalidAccessKeyIDNotFound, "CreateCrossZoneMigrationJob": smc.CodeUnsupportedFeature,
+		"DisableAccessKey": smc.CodeInvalidAccessKeyIDNotFound, "DeleteTargetInstance": smc.CodeInvalidInstanceIDNotFound, "CreateCrossZoneMigrationJob": smc.CodeUnsupportedFeature,
 	}
 	for _, action := range []string{
 		"ModifyReplicationJobAttribute", "StartReplicationJob", "StopReplicationJob", "CutOverReplicationJob", "DeleteReplicationJob", "RunReplicationJob", "DescribeReplicationJobDetails",
@@ -124,7 +129,7 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 			require.NotContains(t, text, its.key+" ") // the ids it tried are its own doing
 			continue
 		}
-		for _, id := range []string{its.source, its.job, its.image, its.token, its.group, its.key + " "} {
+		for _, id := range []string{its.source, its.job, its.image, its.token, its.group, its.key + " ", its.target} {
 			require.NotContains(t, text, id, action)
 		}
 	}

@@ -1,6 +1,7 @@
 package center
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -24,11 +25,12 @@ const workPoll = 15 * time.Second
 // sessionTokenLife is how long a session token is good for. The epoch of its session is what ends it in fact.
 const sessionTokenLife = 90 * 24 * time.Hour
 
-// serveAgents registers the agent API. An agent token reaches nothing else.
+// serveAgents registers the agent API and that of target instances. A token of one of them reaches nothing else.
 func (e *Endpoint) serveAgents(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+agentapi.PathRegister, e.agentCall("register", e.registerAgent))
 	mux.HandleFunc("POST "+agentapi.PathHeartbeat, e.agentCall("heartbeat", e.authenticated(e.heartbeat)))
 	mux.HandleFunc("GET "+agentapi.PathWork, e.agentCall("work", e.authenticated(e.work)))
+	e.serveTargets(mux)
 }
 
 // agentCall answers with JSON, or with the error body of the SMC API.
@@ -53,20 +55,25 @@ func (e *Endpoint) agentCall(operation string, do func(*http.Request) (any, erro
 // authenticated finds the source server whose agent calls.
 func (e *Endpoint) authenticated(do func(*http.Request, *store.Source) (any, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok {
-			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the call carries no agent token: register with an activation code first")
-		}
-		var answer any
-		source, err := e.Store.SourceByToken(r.Context(), token)
-		if err == nil {
-			answer, err = do(r, source)
-		}
-		if errors.Is(err, store.ErrNotFound) { // also when the source server is deleted while its agent calls
-			return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its source server was deleted, belongs to another center, or came after the backup that this center was restored from; register it again with an activation code")
-		}
-		return answer, err
+		return byToken(r, "source server", e.Store.SourceByToken, do)
 	}
+}
+
+// byToken finds by its token who calls: a source server or a target instance, by kind.
+func byToken[T any](r *http.Request, kind string, find func(context.Context, string) (T, error), do func(*http.Request, T) (any, error)) (any, error) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the call carries no agent token: register with an activation code first")
+	}
+	var answer any
+	caller, err := find(r.Context(), token)
+	if err == nil {
+		answer, err = do(r, caller)
+	}
+	if errors.Is(err, store.ErrNotFound) { // also when it is deleted while its agent calls
+		return nil, smc.Errorf(smc.CodeInvalidAgentToken, "the agent token is not known to this center: its %s was deleted, belongs to another center, or came after the backup that this center was restored from; register it again with an activation code", kind)
+	}
+	return answer, err
 }
 
 func readJSON(r *http.Request, into any) error {
@@ -82,18 +89,12 @@ func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
 	if err := readJSON(r, &request); err != nil {
 		return nil, err
 	}
-	if err := smc.CheckName("name", request.Name); err != nil {
-		return nil, err
-	}
-	if err := checkInstance(request.Instance); err != nil {
+	secret, err := checkRegistration(request.Code, request.Name, request.Instance)
+	if err != nil {
 		return nil, err
 	}
 	if err := checkServer(request.Server); err != nil {
 		return nil, err
-	}
-	secret, _, err := agentapi.ParseCode(request.Code)
-	if err != nil {
-		return nil, smc.Errorf(smc.CodeInvalidActivationCode, "%v", err)
 	}
 	token := newSecret()
 	source, err := e.Store.RegisterSource(r.Context(), secret, token, request.Instance, request.Name, request.Server, e.SourceQuota)
@@ -102,6 +103,21 @@ func (e *Endpoint) registerAgent(r *http.Request) (any, error) {
 	}
 	e.Logger.Info("source server registered", zap.String("source_id", source.SourceID), zap.String("name", source.Name), zap.String("account_id", source.AccountID))
 	return agentapi.RegisterResponse{SourceID: source.SourceID, Token: token, HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}, nil
+}
+
+// checkRegistration refuses what nothing can be registered with, and returns the secret of the activation code.
+func checkRegistration(code, name, instance string) (secret string, err error) {
+	if err := smc.CheckName("name", name); err != nil {
+		return "", err
+	}
+	if err := checkInstance(instance); err != nil {
+		return "", err
+	}
+	secret, _, err = agentapi.ParseCode(code)
+	if err != nil {
+		return "", smc.Errorf(smc.CodeInvalidActivationCode, "%v", err)
+	}
+	return secret, nil
 }
 
 // checkInstance refuses what is no id of an agent process.
@@ -125,7 +141,11 @@ func checkServer(server agentapi.Server) error {
 			return smc.Errorf(smc.CodeInvalidParameter, "disk %d of the description has the index %d and %d bytes: indexes count from 0 and no disk is empty", i, disk.Index, disk.SizeBytes)
 		}
 	}
-	if len(server.SystemInfo) > agentapi.MaxSystemInfoBytes {
+	return checkSystemInfo(server.SystemInfo)
+}
+
+func checkSystemInfo(info json.RawMessage) error {
+	if len(info) > agentapi.MaxSystemInfoBytes {
 		return smc.Errorf(smc.CodeInvalidParameter, "systemInfo is longer than %d bytes", agentapi.MaxSystemInfoBytes)
 	}
 	return nil
@@ -147,11 +167,16 @@ func (e *Endpoint) heartbeat(r *http.Request, source *store.Source) (any, error)
 			return nil, err
 		}
 	}
+	return e.heard(), nil
+}
+
+// heard answers a heartbeat.
+func (e *Endpoint) heard() agentapi.HeartbeatResponse {
 	response := agentapi.HeartbeatResponse{HeartbeatRateSeconds: int(smc.HeartbeatRate / time.Second)}
 	if e.Trust != nil {
 		response.CACertificates = ca.EncodeCertificates(e.Trust().Authorities...)
 	}
-	return response, nil
+	return response
 }
 
 // work answers as soon as the agent should be doing something else than it knows of, or when its wait is over.
@@ -160,28 +185,36 @@ func (e *Endpoint) work(r *http.Request, source *store.Source) (any, error) {
 	if err != nil {
 		return nil, smc.Errorf(smc.CodeInvalidParameter, "%v", err)
 	}
-	over := time.NewTimer(query.Wait)
+	return await(r.Context(), e.Store, source.SourceID, query.Wait, func(ctx context.Context) (any, bool, error) {
+		work, err := e.Store.Work(ctx, source.SourceID)
+		return e.desired(work), work.Generation != query.Have, err
+	})
+}
+
+// await looks at what an agent should be doing whenever that changes, until there is news or its wait is over.
+func await(ctx context.Context, record *store.Store, id string, wait time.Duration, look func(context.Context) (answer any, news bool, err error)) (any, error) {
+	over := time.NewTimer(wait)
 	defer over.Stop()
-	look := time.NewTicker(workPoll)
-	defer look.Stop()
+	poll := time.NewTicker(workPoll)
+	defer poll.Stop()
 	for {
-		changed, done := e.Store.WorkChanged(source.SourceID)
-		work, err := e.Store.Work(r.Context(), source.SourceID)
-		if err != nil || work.Generation != query.Have {
+		changed, done := record.WorkChanged(id)
+		answer, news, err := look(ctx)
+		if err != nil || news {
 			done()
-			return e.desired(work), err
+			return answer, err
 		}
 		select {
 		case <-changed:
 			done()
-		case <-look.C:
+		case <-poll.C:
 			done()
 		case <-over.C:
 			done()
-			return e.desired(work), nil
-		case <-r.Context().Done():
+			return answer, nil
+		case <-ctx.Done():
 			done()
-			return nil, r.Context().Err()
+			return nil, ctx.Err()
 		}
 	}
 }

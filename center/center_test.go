@@ -358,7 +358,7 @@ func TestCreateIsRefused(t *testing.T) {
 		return err
 	}
 	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) { r.RegionID = "cn-other" }))
-	f.requireCode(smc.CodeUnsupportedFeature, create(func(r *smc.CreateReplicationJobRequest) {
+	f.requireCode(smc.CodeInvalidInstanceIDNotFound, create(func(r *smc.CreateReplicationJobRequest) {
 		r.TargetType, r.InstanceID = pointer("TargetInstance"), pointer("i-1")
 	}))
 	f.requireCode(smc.CodeInvalidParameter, create(func(r *smc.CreateReplicationJobRequest) {

@@ -583,7 +583,8 @@ func TestModifyJob(t *testing.T) {
 		smc.CodeImageNameUsedByReplicationJob:      {{ImageName: pointer("taken-image")}},
 		smc.CodeReplicationJobDataDiskIndexInvalid: {{DataDisk: []smc.DataDiskTarget{{Index: pointer(2)}}}},
 		smc.CodeDataDiskDuplicateIndex:             {{DataDisk: []smc.DataDiskTarget{{Index: pointer(1)}, {Index: pointer(1)}}}},
-		smc.CodeUnsupportedFeature:                 {{SystemDiskSize: pointer(20)}, {TargetType: pointer("TargetInstance"), InstanceID: pointer("i-1")}},
+		smc.CodeUnsupportedFeature:                 {{SystemDiskSize: pointer(20)}},
+		smc.CodeInvalidInstanceIDNotFound:          {{TargetType: pointer("TargetInstance"), InstanceID: pointer("i-1")}},
 		smc.CodeInvalidParameter: {
 			{Name: pointer("x")},
 			{Frequency: pointer(2)},

@@ -176,6 +176,7 @@ func needs(its things) map[string][]string {
 		"CreateWorkgroup": anySource, "DescribeWorkgroups": anySource, "ModifyWorkgroupAttribute": anySource, "DeleteWorkgroup": anySource,
 		"AssociateSourceServers": source, "DisassociateSourceServers": source,
 		"CreateAccessKey": {"accesskey/*"}, "ListAccessKeys": {"accesskey/*"}, "DisableAccessKey": {"accesskey/" + its.key}, "DescribeAuditLog": {"auditrecord/*"},
+		"DescribeTargetInstances": {"targetinstance/" + its.target}, "DeleteTargetInstance": {"targetinstance/" + its.target},
 	}
 }
 
@@ -193,7 +194,7 @@ func TestResourcesOfOperations(t *testing.T) {
 	resource := func(name string) string { return "acs:smc:" + region + ":" + account + ":" + name }
 	// What deletes comes last.
 	last := func(name string) int {
-		return slices.Index([]string{"DisassociateSourceServers", "DeleteWorkgroup", "DisableAccessToken", "DeleteAccessToken", "DisableAccessKey", "DeleteSourceServer"}, name)
+		return slices.Index([]string{"DisassociateSourceServers", "DeleteWorkgroup", "DisableAccessToken", "DeleteAccessToken", "DisableAccessKey", "DeleteTargetInstance", "DeleteSourceServer"}, name)
 	}
 	operations := smc.Operations()
 	slices.SortStableFunc(operations, func(a, b smc.AnyOperation) int { return last(a.Name()) - last(b.Name()) })

@@ -56,6 +56,7 @@ func (e *Endpoint) register() {
 	serve(e, smc.DescribeReplicationJobDetails, e.describeReplicationJobDetails)
 	serve(e, smc.DescribeImages, e.describeImages)
 	serve(e, smc.GetImageTicket, e.getImageTicket)
+	e.registerTargets()
 }
 
 // update moves a job of the caller's account through its entity.

@@ -142,6 +142,16 @@ func (c *Client) GetImageTicket(ctx context.Context, req *GetImageTicketRequest)
 	return Do(ctx, c, GetImageTicket, req)
 }
 
+// DescribeTargetInstances calls the operation of that name; see Do for retries and errors.
+func (c *Client) DescribeTargetInstances(ctx context.Context, req *DescribeTargetInstancesRequest) (*DescribeTargetInstancesResult, error) {
+	return Do(ctx, c, DescribeTargetInstances, req)
+}
+
+// DeleteTargetInstance calls the operation of that name; see Do for retries and errors.
+func (c *Client) DeleteTargetInstance(ctx context.Context, req *DeleteTargetInstanceRequest) (*DeleteTargetInstanceResult, error) {
+	return Do(ctx, c, DeleteTargetInstance, req)
+}
+
 // CreateAccessKey calls the operation of that name; see Do for retries and errors.
 func (c *Client) CreateAccessKey(ctx context.Context, req *CreateAccessKeyRequest) (*CreateAccessKeyResult, error) {
 	return Do(ctx, c, CreateAccessKey, req)

@@ -165,9 +165,16 @@ const (
 	CodeInvalidWorkgroupIDNotFound   = "InvalidWorkgroupId.NotFound"
 	CodeInvalidAccessTokenIDNotFound = "InvalidAccessTokenId.NotFound"
 	CodeInvalidImageIDNotFound       = "InvalidImageId.NotFound"
-	CodeUnsupportedFeature           = "UnsupportedFeature"
-	CodeUnsupportedHTTPMethod        = "UnsupportedHTTPMethod"
-	CodeQuotaExceededSourceServer    = "QuotaExceeded.SourceServer"
+	CodeInvalidInstanceIDNotFound    = "InvalidInstanceId.NotFound"
+	// CodeInvalidInstanceIDDiskMismatch: the disks of a target instance do not take those of the job.
+	CodeInvalidInstanceIDDiskMismatch = "InvalidInstanceId.DiskMismatch"
+	// CodeInvalidInstanceIDInUse: another unfinished job migrates to the target instance.
+	CodeInvalidInstanceIDInUse      = "InvalidInstanceId.InUse"
+	CodeUnsupportedFeature          = "UnsupportedFeature"
+	CodeUnsupportedHTTPMethod       = "UnsupportedHTTPMethod"
+	CodeQuotaExceededSourceServer   = "QuotaExceeded.SourceServer"
+	CodeQuotaExceededTargetInstance = "QuotaExceeded.TargetInstance"
+	CodeTargetInstanceNameDuplicate = "TargetInstanceName.Duplicate"
 	// CodeInvalidPolicy: a policy document is not one that an endpoint understands.
 	CodeInvalidPolicy = "InvalidParameter.Policy"
 	// CodeInvalidActivationCode: an agent registered with a code that is unknown, used up, disabled or expired.
@@ -202,6 +209,12 @@ const (
 	CodeTransitionHostStorageError = "TransitionHost.StorageError"
 	// CodeTransitionHostUnavailable: no transition host takes the work.
 	CodeTransitionHostUnavailable = "TransitionHost.Unavailable"
+	// CodeTargetInstanceOffline: nothing is heard of the target instance that an image is to be delivered to.
+	CodeTargetInstanceOffline = "TargetInstance.Offline"
+	// CodeTargetInstanceDiskFailed: a disk of the target instance does not take the image.
+	CodeTargetInstanceDiskFailed = "TargetInstance.DiskFailed"
+	// CodeTargetInstanceImageUnavailable: the target instance does not get the image from the transition host.
+	CodeTargetInstanceImageUnavailable = "TargetInstance.ImageUnavailable"
 	// CodeImageVerificationFailed: the bytes of an image are not the bytes its manifest names.
 	CodeImageVerificationFailed = "Image.VerificationFailed"
 	// CodeServiceUnavailable: something in front of the endpoint answered in its place (5xx without an SMC body).

@@ -13,10 +13,11 @@ func TestCodesHaveTheContractsStatus(t *testing.T) {
 		CodeInvalidActionNotFound: 404, CodeInvalidAccessKeyIDNotFound: 404, CodeForbiddenUnauthorized: 403,
 		CodeInternalError: 500, CodeInternalServerError: 500, CodeEntityNotExistRole: 403, CodeRealNameAuthenticationError: 403,
 		CodeInvalidJobIDNotFound: 404, CodeInvalidSourceIDNotFound: 404, CodeInvalidWorkgroupIDNotFound: 404,
-		CodeInvalidAccessTokenIDNotFound: 404, CodeInvalidImageIDNotFound: 404,
+		CodeInvalidAccessTokenIDNotFound: 404, CodeInvalidImageIDNotFound: 404, CodeInvalidInstanceIDNotFound: 404,
 		CodeUnsupportedHTTPMethod: 405, CodeInvalidActivationCode: 403, CodeInvalidAgentToken: 401,
 		CodeSourceDiskReadError: 500, CodeTransitionHostNoSpace: 500, CodeTransitionHostUnavailable: 500,
 		CodeSourceServerFailing: 500, CodeSourceServerDamagedData: 500, CodeReplicationDiverged: 500, CodeTransitionHostStorageError: 500,
+		CodeTargetInstanceDiskFailed: 500, CodeTargetInstanceImageUnavailable: 500,
 		CodeImageVerificationFailed: 500, CodeFileSystemDamaged: 500, CodeServiceUnavailable: 503, CodeInvalidAnswer: 502,
 	}
 	for code, info := range codes {

@@ -6,12 +6,14 @@ import "time"
 var (
 	// CreateReplicationJob makes a job, in status Ready.
 	CreateReplicationJob = declare[CreateReplicationJobRequest, CreateReplicationJobResult]("CreateReplicationJob",
-		answers(CodeInvalidSourceIDNotFound, CodeSourceServerStateInvalid, CodeReplicationJobDataDiskIndexInvalid, CodeDataDiskDuplicateIndex, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeInvalidSecurityGroupIncorrectNetwork, CodeInvalidSecurityGroupVPCMismatch, CodeInvalidOsMigrationTypeNotMatched, CodeQuotaExceededReplicationJob, CodeIdempotentParameterMismatch, CodeInvalidParameterTagValue, CodeEntityNotExistRole, CodeRealNameAuthenticationError, CodeUnsupportedFeature))
+		answers(CodeInvalidSourceIDNotFound, CodeSourceServerStateInvalid, CodeReplicationJobDataDiskIndexInvalid, CodeDataDiskDuplicateIndex, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeInvalidSecurityGroupIncorrectNetwork, CodeInvalidSecurityGroupVPCMismatch, CodeInvalidOsMigrationTypeNotMatched, CodeQuotaExceededReplicationJob, CodeIdempotentParameterMismatch, CodeInvalidParameterTagValue, CodeEntityNotExistRole, CodeRealNameAuthenticationError, CodeUnsupportedFeature,
+			CodeInvalidInstanceIDNotFound, CodeInvalidInstanceIDDiskMismatch, CodeInvalidInstanceIDInUse))
 	// DescribeReplicationJobs lists jobs, newest first.
 	DescribeReplicationJobs = declare[DescribeReplicationJobsRequest, DescribeReplicationJobsResult]("DescribeReplicationJobs", reads)
 	// ModifyReplicationJobAttribute changes a job; what may change depends on its status.
 	ModifyReplicationJobAttribute = declare[ModifyReplicationJobAttributeRequest, ModifyReplicationJobAttributeResult]("ModifyReplicationJobAttribute",
-		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeUnsupportedFeature))
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeUnsupportedFeature,
+			CodeInvalidInstanceIDNotFound, CodeInvalidInstanceIDDiskMismatch, CodeInvalidInstanceIDInUse))
 	// StartReplicationJob starts a job or resumes it.
 	StartReplicationJob = declare[StartReplicationJobRequest, StartReplicationJobResult]("StartReplicationJob",
 		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeSourceServerStateInvalid, CodeTransitionHostUnavailable))
@@ -58,9 +60,9 @@ type CreateReplicationJobRequest struct {
 	// ValidTime lies 7 to 90 days after the creation. Sent empty it means that the job never expires.
 	ValidTime *string `smc:"ValidTime,alias=VaildTime,rule=time,default=30 days after the creation"`
 	ImageName *string `smc:"ImageName,rule=name,default=<name of the source>_<JobId>"`
-	// InstanceID is the target of a TargetInstance job.
+	// InstanceID is the target instance that a TargetInstance job migrates to.
 	InstanceID *string `smc:"InstanceId"`
-	// SystemDiskSize is in GiB.
+	// SystemDiskSize is in GiB. Absent, a TargetInstance job takes the target's disk as it is.
 	SystemDiskSize *int    `smc:"SystemDiskSize,min=20,max=2048,default=the size at the source and at least 20"`
 	VpcID          *string `smc:"VpcId"`
 	VSwitchID      *string `smc:"VSwitchId"`
@@ -95,7 +97,7 @@ type CreateReplicationJobRequest struct {
 type DataDiskTarget struct {
 	// Index is the data disk of the source, from 1.
 	Index *int `smc:"Index,required,min=1,max=16"`
-	// Size is in GiB; absent means the size at the source.
+	// Size is in GiB; absent means the size at the source, and for a TargetInstance job that of the target's disk.
 	Size *int         `smc:"Size,min=20,max=32768,default=the size at the source"`
 	Part []PartTarget `smc:"Part,list=32"`
 }
@@ -196,7 +198,7 @@ type ReplicationJob struct {
 	Frequency int `json:"Frequency,omitempty"`
 	// MaxNumberOfImageToKeep is 0, and left out, when RunOnce.
 	MaxNumberOfImageToKeep int `json:"MaxNumberOfImageToKeep,omitempty"`
-	// SystemDiskSize is in GiB.
+	// SystemDiskSize is in GiB; 0 for a TargetInstance job that asked for no size.
 	SystemDiskSize        int                     `json:"SystemDiskSize"`
 	SystemDiskParts       List[SystemDiskPart]    `json:"SystemDiskParts"`
 	DataDisks             List[DataDisk]          `json:"DataDisks"`
@@ -227,7 +229,7 @@ func (ReplicationJob) itemName() string { return "ReplicationJob" }
 type DataDisk struct {
 	// Index counts from 1.
 	Index int `json:"Index"`
-	// Size is in GiB.
+	// Size is in GiB; 0 for a TargetInstance job that asked for no size.
 	Size  int        `json:"Size"`
 	Parts List[Part] `json:"Parts"`
 }

@@ -71,7 +71,8 @@ func TestExtensionsAreMarked(t *testing.T) {
 		}
 	}
 	want := []string{
-		"CreateAccessKey", "DescribeAuditLog", "DescribeImages", "DescribeReplicationJobDetails", "DisableAccessKey", "GetImageTicket", "ListAccessKeys", "RunReplicationJob",
+		"CreateAccessKey", "DeleteTargetInstance", "DescribeAuditLog", "DescribeImages", "DescribeReplicationJobDetails", "DescribeTargetInstances",
+		"DisableAccessKey", "GetImageTicket", "ListAccessKeys", "RunReplicationJob",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("extensions: got %v, want %v", got, want)

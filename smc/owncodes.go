@@ -35,6 +35,10 @@ type OwnCode struct {
 // otherwise.
 const DefaultSourceWait = 30 * time.Minute
 
+// DefaultTargetWait is how long a run that has an image to deliver waits for a target instance that is silent, unless the transition
+// host was told otherwise.
+const DefaultTargetWait = 30 * time.Minute
+
 // OwnCodes returns the codes of our own and those a job can be InError with, sorted by code.
 func OwnCodes() []OwnCode {
 	list := slices.Clone(ownCodes)
@@ -108,6 +112,27 @@ var ownCodes = []OwnCode{
 		ByItself: nothingChanged, ToDo: "Look the id up with `drover image list`.",
 	},
 	{
+		Code: CodeInvalidInstanceIDNotFound, Status: 404, Class: Fatal, Message: "There is no such target instance.",
+		Cause:    "A request names a target instance that does not exist in the account; or that of a job was removed from the record while the job ran.",
+		ByItself: "A request changes nothing. A job that runs is InError.",
+		ToDo: "Look the id up with `drover target list`. A machine becomes a target instance when `drover-agent target` registers on it. For a job whose target is gone: " +
+			"delete it and make a new one.",
+		InError: true,
+	},
+	{
+		Code: CodeInvalidInstanceIDDiskMismatch, Status: 400, Class: Operator, Message: "The disks of the target instance do not take those of the job.",
+		Cause: "A request names a target instance that lacks a disk of the job, or whose disk is smaller than that of the source or than the size asked for, or cannot be " +
+			"opened there, or holds data that nobody gave leave to overwrite. The message names the disk.",
+		ByItself: nothingChanged,
+		ToDo: "Start `drover-agent target` with a --disk for each disk of the job, each at least as large; with --overwrite when what a disk holds may go. Or leave data disks " +
+			"out with DataDisk, or ask for a smaller size. Then send the request again.",
+	},
+	{
+		Code: CodeInvalidInstanceIDInUse, Status: 400, Class: Operator, Message: "An unfinished job migrates to the target instance.",
+		Cause: "A request names a target instance that an unfinished job migrates to; the message names the job.", ByItself: nothingChanged,
+		ToDo: "Wait for that job, or delete it; or register another target instance.",
+	},
+	{
 		Code: CodeUnsupportedFeature, Status: 400, Class: Fatal, Message: "A self-hosted center does not offer this.",
 		Cause:    "A parameter asks for what only the vendor's cloud has, or for what is not built yet, as a disk smaller than that of the source.",
 		ByItself: "A request changes nothing. A run that finds it out, because a disk of the source grew meanwhile, makes its job InError.",
@@ -125,20 +150,31 @@ var ownCodes = []OwnCode{
 		ToDo: "Delete source servers that are not needed, or raise the quota of the center, and start the agent again.",
 	},
 	{
+		Code: CodeQuotaExceededTargetInstance, Status: 400, Class: Operator,
+		Message: "The account has as many target instances as it may. Delete some or raise the quota.",
+		Cause:   "A target registered, and the account has as many target instances as it may have source servers.", ByItself: nothingChanged,
+		ToDo: "Delete target instances that are not needed (`drover target delete`), or raise the quota of the center, and start the target again.",
+	},
+	{
+		Code: CodeTargetInstanceNameDuplicate, Status: 400, Class: Fatal, Message: "Another target instance has this name. Choose another.",
+		Cause: "A target registered with a name that another target instance of the account has.", ByItself: "The target ends.",
+		ToDo: "Start it with another --name, or with the --state folder it had; or delete the one that is gone (`drover target delete`).",
+	},
+	{
 		Code: CodeInvalidPolicy, Status: 400, Class: Fatal, Message: "The policy document is not one an endpoint understands.",
 		Cause: "The policy of an access key is not valid (docs/access.md).", ByItself: "No access key is made or changed.", ToDo: "Correct what the message names.",
 	},
 	{
 		Code: CodeInvalidActivationCode, Status: 403, Class: Operator,
 		Message: "The activation code is unknown, used up, disabled or expired. Make a new one.",
-		Cause:   "An agent registered with a code that is unknown, used up, disabled or expired.", ByItself: "The agent ends.",
-		ToDo: "Make a code with `drover token create` and start the agent with it.",
+		Cause:   "An agent or a target registered with a code that is unknown, used up, disabled or expired.", ByItself: "It ends.",
+		ToDo: "Make a code with `drover token create` and start it with that.",
 	},
 	{
 		Code: CodeInvalidAgentToken, Status: 401, Class: Operator,
 		Message:  "The agent is not known to this center. Register it again with an activation code.",
-		Cause:    "The source server of the agent was deleted, or the agent asks another center than the one it registered at.",
-		ByItself: "The agent ends.", ToDo: "Correct its --endpoint; or remove its state and register it anew with an activation code.",
+		Cause:    "The source server of the agent, or the target instance, was deleted, or it asks another center than the one it registered at.",
+		ByItself: "It ends.", ToDo: "Correct its --endpoint; or remove its state and register it anew with an activation code.",
 	},
 	{
 		Code: CodeSourceServerOffline, Status: 400, Class: Operator, Message: "The source server sends no heartbeat. Start its agent.",
@@ -263,6 +299,32 @@ var ownCodes = []OwnCode{
 			"the job is InError. Its staging stays on that host, so no other takes the run over.",
 		ToDo:    "Start the worker with the role transition and the same --data. Then, if the job is InError, " + startResume,
 		InError: true, RetryFor: 30 * time.Minute,
+	},
+	{
+		Code: CodeTargetInstanceOffline, Status: 400, Class: Operator, Message: "Nothing is heard of the target instance. Start drover-agent target on it.",
+		Cause: "A run has made its image and is to deliver it, and the center hears nothing of the target instance.",
+		ByItself: "The run waits for it in Processing and says so in StatusInfo; it goes on at once when the target is back, and what its disks hold already is not transferred again. " +
+			"When the target stays away for the time below (--target-wait of the transition host), the job is InError. The image is there.",
+		ToDo:    "Start `drover-agent target` on it with the same --state, or mend its way to the center. Then, if the job is InError, " + startResume,
+		InError: true, RetryFor: DefaultTargetWait,
+	},
+	{
+		Code: CodeTargetInstanceDiskFailed, Status: 500, Class: Operator, Message: "A disk of the target instance does not take the image.",
+		Cause: "A disk of the target is gone, in use, smaller than it was or than the image; it holds data that nobody gave leave to overwrite; or it fails to take or to keep what " +
+			"is written. StatusInfo has the words of the target.",
+		ByItself: runFails + " The image is there.",
+		ToDo: "Do what StatusInfo says: unmount or replace the disk, or start `drover-agent target` with --overwrite. Then " + startResume + " A disk that is smaller for good needs a new job; " +
+			"`drover image export` fetches the image meanwhile.",
+		InError: true,
+	},
+	{
+		Code: CodeTargetInstanceImageUnavailable, Status: 500, Class: Operator, Message: "The target instance does not get the image from the transition host.",
+		Cause: "The target reports to the center, and what it asks the transition host for it does not get: a firewall, a wrong --transition-url, a proxy, a certificate that it does not " +
+			"trust, or an image that the host cannot read.",
+		ByItself: runRetries,
+		ToDo: "From the target, open a connection to the address in its log; its log says what fails. `drover image verify` tells whether the image is whole. Then, if the job is InError, " +
+			startResume,
+		InError: true, RetryFor: DefaultTargetWait,
 	},
 	{
 		Code: CodeImageVerificationFailed, Status: 500, Class: Operator, Message: "The image does not hold the bytes it should.",

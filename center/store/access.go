@@ -70,19 +70,9 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			SourceID: NewID("s"), Name: name, State: smc.SourceAvailable, Server: server,
 			CreatedAt: s.now().UTC(), HeartbeatAt: s.now().UTC(),
 		}
-		token, err := scanAccessToken(tx.QueryRowContext(ctx, selectAccessToken+` WHERE code_hash = ?`, hashSecret(code)))
-		if errors.Is(err, ErrNotFound) {
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code is not known to this center: check that it was copied whole, or make a new one with CreateAccessToken")
-		}
+		token, err := s.activation(ctx, tx, code)
 		if err != nil {
 			return err
-		}
-		switch token.Status(s.now()) {
-		case smc.AccessTokenUnactivated:
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s was disabled: make a new one with CreateAccessToken", token.AccessTokenID)
-		case smc.AccessTokenExpired:
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", token.AccessTokenID, token.TTLDays)
-		case smc.AccessTokenActivated:
 		}
 		source.AccountID, source.RegionID = token.AccountID, token.RegionID
 		registered, err := s.reregister(ctx, tx, source.AccountID, instance, name, agentToken)
@@ -93,8 +83,8 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			source = registered
 			return nil
 		}
-		if token.RegisteredCount >= token.Count {
-			return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has registered its %d source servers: make a new one with CreateAccessToken", token.AccessTokenID, token.Count)
+		if err := useUp(ctx, tx, token); err != nil {
+			return err
 		}
 		var sources int
 		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM source_servers WHERE account_id = ?`, source.AccountID).Scan(&sources); err != nil {
@@ -114,15 +104,40 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 		if n == 0 {
 			return smc.Errorf(smc.CodeSourceServerNameDuplicate, "a source server named %q is registered already: give the agent another --name, or start it with the --state folder it had", name)
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, token.AccessTokenID); err != nil {
-			return err
-		}
 		return s.sourceEvent(ctx, tx, events.SourceRegistered, source, "")
 	})
 	if err != nil {
 		return nil, err
 	}
 	return source, nil
+}
+
+// activation returns the activation code of a registration. One that is unknown, disabled or expired is refused with InvalidActivationCode.
+func (s *Store) activation(ctx context.Context, tx *transaction, code string) (*AccessToken, error) {
+	token, err := scanAccessToken(tx.QueryRowContext(ctx, selectAccessToken+` WHERE code_hash = ?`, hashSecret(code)))
+	if errors.Is(err, ErrNotFound) {
+		return nil, smc.Errorf(smc.CodeInvalidActivationCode, "the activation code is not known to this center: check that it was copied whole, or make a new one with CreateAccessToken")
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch token.Status(s.now()) {
+	case smc.AccessTokenUnactivated:
+		return nil, smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s was disabled: make a new one with CreateAccessToken", token.AccessTokenID)
+	case smc.AccessTokenExpired:
+		return nil, smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s expired after its %d days: make a new one with CreateAccessToken", token.AccessTokenID, token.TTLDays)
+	case smc.AccessTokenActivated:
+	}
+	return token, nil
+}
+
+// useUp counts a registration with an activation code, or refuses it with InvalidActivationCode.
+func useUp(ctx context.Context, tx *transaction, token *AccessToken) error {
+	if token.RegisteredCount >= token.Count {
+		return smc.Errorf(smc.CodeInvalidActivationCode, "the activation code %s has made its %d registrations: make a new one with CreateAccessToken", token.AccessTokenID, token.Count)
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE access_tokens SET registered_count = registered_count + 1 WHERE access_token_id = ?`, token.AccessTokenID)
+	return err
 }
 
 // reregister hands a new agent token to the source that instance registered before; nil when there is none.

@@ -204,7 +204,7 @@ func (s *Store) MoveSession(ctx context.Context, jobID string, run int, hostURL 
 	var sourceID string
 	err := s.write(ctx, func(tx *transaction) error {
 		sourceID = ""
-		err := tx.QueryRowContext(ctx, `UPDATE sync_sessions SET host_url = ?, generation = generation + 1, change = `+tx.nextChange()+`
+		err := tx.QueryRowContext(ctx, `UPDATE sync_sessions SET host_url = ?, generation = generation + 1, change = `+tx.nextChange(syncSessions)+`
 			WHERE job_id = ? AND run = ? AND open = 1 AND host_url <> ? RETURNING source_id`, hostURL, jobID, run, hostURL).Scan(&sourceID)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil // it is where it was, or over

@@ -23,6 +23,12 @@ import (
 	_ "modernc.org/sqlite" // registers the database/sql driver "sqlite"
 )
 
+// The tables that count what agents have to learn (nextChange).
+const (
+	syncSessions = "sync_sessions"
+	deliveries   = "deliveries"
+)
+
 // dialect is what differs between the databases. Statements are written for both, with ? for arguments.
 type dialect interface {
 	// rebind gives a statement the arguments' form of the database.
@@ -31,8 +37,8 @@ type dialect interface {
 	greatest(a, b string) string
 	// clock is the database's time in Unix milliseconds.
 	clock() string
-	// nextChange numbers a change of a sync session.
-	nextChange() string
+	// nextChange numbers a change in one of the tables that count what agents have to learn.
+	nextChange(table string) string
 	// wholeJob is the expression of wholeJob.
 	wholeJob() string
 	// changedJobs finds those jobs j of a page that are not as they are known, or may not be: known are the revisions of its jobs, and
@@ -114,9 +120,9 @@ func openSQLite(u *url.URL) (*database, error) {
 func (sqlite) rebind(query string) string  { return query }
 func (sqlite) greatest(a, b string) string { return "MAX(" + a + ", " + b + ")" }
 
-// The clock carries the number past those that went away with their sessions: who follows looks for greater ones only.
-func (sqlite) nextChange() string {
-	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM sync_sessions)`
+// The clock carries the number past those that went away with their rows: who follows looks for greater ones only.
+func (sqlite) nextChange(table string) string {
+	return `(SELECT MAX(COALESCE(MAX(change), 0) + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) FROM ` + table + `)`
 }
 
 func (sqlite) clock() string { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
@@ -247,8 +253,12 @@ func (*postgres) rebind(query string) string {
 }
 
 func (*postgres) greatest(a, b string) string { return "GREATEST(" + a + ", " + b + ")" }
-func (*postgres) nextChange() string          { return `nextval('sync_changes')` }
-func (*postgres) clock() string               { return `(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT` }
+
+// changesOf are the sequences that number the changes in a table.
+var changesOf = map[string]string{syncSessions: "sync_changes", deliveries: "delivery_changes"}
+
+func (*postgres) nextChange(table string) string { return `nextval('` + changesOf[table] + `')` }
+func (*postgres) clock() string                  { return `(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT` }
 
 var postgresJob = wholeJob("json_build_array", "json_agg", "to_json")
 

@@ -405,8 +405,9 @@ const jobRevisions = "job_revisions"
 
 // sequences are PostgreSQL's by name, with what they number.
 var sequences = map[string]struct{ table, column string }{
-	"sync_changes": {"sync_sessions", "change"},
-	jobRevisions:   {"replication_jobs", "revision"},
+	changesOf[syncSessions]: {syncSessions, "change"},
+	changesOf[deliveries]:   {deliveries, "change"},
+	jobRevisions:            {"replication_jobs", "revision"},
 }
 
 // restoreNumbers has what the database numbers by itself go on after what was loaded.

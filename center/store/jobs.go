@@ -123,7 +123,7 @@ func (s *Store) JobByID(ctx context.Context, jobID string) (*Job, error) {
 func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.CreateReplicationJobRequest, quota int) (jobID string, err error) {
 	now := s.now().UTC()
 	token, digest := value(spec.ClientToken), smc.CreateReplicationJob.Fingerprint(&spec)
-	err = s.db.writeInTurn(ctx, "jobs of "+accountID, func(tx *transaction) error {
+	err = s.db.writeInTurn(ctx, turnOfJobs(accountID), func(tx *transaction) error {
 		job := &Job{
 			JobID: NewID("j"), AccountID: accountID, RegionID: spec.RegionID, SourceID: spec.SourceID, Name: value(spec.Name), ImageName: value(spec.ImageName),
 			Status: smc.StatusReady, Sequence: 1, CreatedAt: now, ValidUntil: spec.Expiry(now), ScheduledStartAt: spec.ScheduledStart(), Spec: spec,
@@ -131,6 +131,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		a := asking{ctx: ctx, tx: tx}
 		before := s.madeBefore(&a, accountID, token, digest)
 		free := freeSource(&a, job)
+		fitsTarget := freeTarget(&a, job)
 		names := freeNames(&a, job)
 		place := placeInNetwork(&a, &job.Spec)
 		jobs := 0
@@ -154,6 +155,9 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 		if err := fitToSource(job, source); err != nil {
 			return err
 		}
+		if err := fitsTarget(source); err != nil {
+			return err
+		}
 		if err := names(); err != nil {
 			return err
 		}
@@ -171,6 +175,9 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 	return jobID, err
 }
 
+// turnOfJobs is the turn (writeInTurn) of those who create the jobs of an account, and who delete what a new job may name.
+func turnOfJobs(accountID string) string { return "jobs of " + accountID }
+
 // insertJob writes a new job with its tags, the client token that it was made with, if any, and its first event.
 func (s *Store) insertJob(ctx context.Context, tx *transaction, job *Job, token, digest string) error {
 	filled, err := encodeSpec(&job.Spec)
@@ -178,10 +185,10 @@ func (s *Store) insertJob(ctx context.Context, tx *transaction, job *Job, token,
 		return err
 	}
 	if err := tx.later(ctx, nil, `INSERT INTO replication_jobs
-		(job_id, account_id, region_id, source_id, name, image_name, spec, status, sequence, created_at, valid_until, scheduled_start_at, instance_id, resource_group_id, frequency)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		(job_id, account_id, region_id, source_id, name, image_name, spec, status, sequence, created_at, valid_until, scheduled_start_at, instance_id, target_id, resource_group_id, frequency)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		job.JobID, job.AccountID, job.RegionID, job.SourceID, job.Name, job.ImageName, filled, string(job.Status), job.Sequence,
-		millis(job.CreatedAt), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), value(job.Spec.ResourceGroupID), job.hours()); err != nil {
+		millis(job.CreatedAt), millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.targetID(), value(job.Spec.ResourceGroupID), job.hours()); err != nil {
 		return err
 	}
 	var tags []smc.Tag
@@ -228,8 +235,7 @@ func freeSource(a *asking, job *Job) (answer func() (*Source, error)) {
 	}
 }
 
-// offered refuses a target that the source's system cannot be migrated to (CONTRACT: TargetType), and the targets that this
-// center does not deliver.
+// offered refuses a target that the source's system cannot be migrated to (CONTRACT: TargetType).
 func offered(job *Job, source *Source) error {
 	target := job.Spec.Target()
 	if target == smc.TargetImage {
@@ -246,12 +252,13 @@ func offered(job *Job, source *Source) error {
 		_, err := job.Spec.ContainerReference(source.Name)
 		return err
 	}
-	return smc.Errorf(smc.CodeUnsupportedFeature, "TargetType: %s is not offered by this center; ask for an Image, and export its disks with drover image export", target)
+	return nil
 }
 
 const gib = 1 << 30
 
-// fitToSource fills in what follows from the source's disks and refuses what does not fit them.
+// fitToSource fills in what follows from the source's disks and refuses what does not fit them. The sizes of a job that migrates to a target
+// instance are those of the target's disks: what was not asked for stays open.
 func fitToSource(job *Job, source *Source) error {
 	if job.ImageName = value(job.Spec.ImageName); job.ImageName == "" {
 		job.ImageName = source.Name + "_" + job.JobID
@@ -261,18 +268,23 @@ func fitToSource(job *Job, source *Source) error {
 		sizes[disk.Index] = disk.SizeBytes
 	}
 	inGiB := func(size int64) int { return int((size + gib - 1) / gib) }
-	if job.Spec.SystemDiskSize == nil {
-		size := max(smc.MinDiskSizeGiB, inGiB(sizes[0]))
-		job.Spec.SystemDiskSize = &size
+	open := job.Spec.Target() == smc.TargetInstance
+	own := func(size int64) *int {
+		if open {
+			return nil
+		}
+		return new(max(smc.MinDiskSizeGiB, inGiB(size)))
 	}
-	if int64(*job.Spec.SystemDiskSize)*gib < sizes[0] {
+	if job.Spec.SystemDiskSize == nil {
+		job.Spec.SystemDiskSize = own(sizes[0])
+	}
+	if asked := job.Spec.SystemDiskSize; asked != nil && int64(*asked)*gib < sizes[0] {
 		return smc.Errorf(smc.CodeUnsupportedFeature, "SystemDiskSize %d GiB is less than the system disk of source server %s (%d bytes): this center does not shrink disks, ask for at least %d",
 			*job.Spec.SystemDiskSize, source.SourceID, sizes[0], inGiB(sizes[0]))
 	}
 	if len(job.Spec.DataDisk) == 0 {
 		for _, disk := range source.Server.Disks[1:] {
-			index, size := disk.Index, max(smc.MinDiskSizeGiB, inGiB(disk.SizeBytes))
-			job.Spec.DataDisk = append(job.Spec.DataDisk, smc.DataDiskTarget{Index: &index, Size: &size})
+			job.Spec.DataDisk = append(job.Spec.DataDisk, smc.DataDiskTarget{Index: new(disk.Index), Size: own(disk.SizeBytes)})
 		}
 	}
 	for n := range job.Spec.DataDisk {
@@ -282,10 +294,9 @@ func fitToSource(job *Job, source *Source) error {
 			return smc.Errorf(smc.CodeReplicationJobDataDiskIndexInvalid, "DataDisk.%d.Index %d: source server %s has %d data disks", n+1, *disk.Index, source.SourceID, len(sizes)-1)
 		}
 		if disk.Size == nil {
-			own := max(smc.MinDiskSizeGiB, inGiB(size))
-			disk.Size = &own
+			disk.Size = own(size)
 		}
-		if int64(*disk.Size)*gib < size {
+		if disk.Size != nil && int64(*disk.Size)*gib < size {
 			return smc.Errorf(smc.CodeUnsupportedFeature, "DataDisk.%d.Size %d GiB is less than data disk %d of source server %s (%d bytes): this center does not shrink disks, ask for at least %d",
 				n+1, *disk.Size, *disk.Index, source.SourceID, size, inGiB(size))
 		}

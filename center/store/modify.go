@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drover/drover/events"
@@ -39,9 +40,9 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 		if err != nil {
 			return err
 		}
-		if _, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ?,
+		if _, err = tx.ExecContext(ctx, `UPDATE replication_jobs SET name = ?, image_name = ?, spec = ?, valid_until = ?, scheduled_start_at = ?, instance_id = ?, target_id = ?,
 			frequency = ?, grid_through = ?, missed = ? WHERE job_id = ?`,
-			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID),
+			job.Name, job.ImageName, spec, millis(job.ValidUntil), millis(job.ScheduledStartAt), value(job.Spec.InstanceID), job.targetID(),
 			job.hours(), millis(job.GridThrough), missed, job.JobID); err != nil {
 			return err
 		}
@@ -99,6 +100,7 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 			*to = from
 		}
 	}
+	before := spec.Target()
 	set(&spec.Name, r.Name)
 	set(&spec.Description, r.Description)
 	set(&spec.TargetType, r.TargetType)
@@ -131,6 +133,16 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 	}
 	if r.DataDisk != nil {
 		spec.DataDisk = r.DataDisk
+	}
+	if spec.Target() == smc.TargetInstance && before != smc.TargetInstance {
+		// Sizes from before may be what the center filled in: those of the target's disks hold, but for what is asked for now.
+		spec.SystemDiskSize = r.SystemDiskSize
+		if r.DataDisk == nil {
+			spec.DataDisk = slices.Clone(spec.DataDisk)
+			for i := range spec.DataDisk {
+				spec.DataDisk[i].Size = nil
+			}
+		}
 	}
 	if spec.Target() == smc.TargetInstance && value(spec.InstanceID) == "" {
 		return smc.Errorf("MissingInstanceId", "InstanceId is missing: TargetType TargetInstance needs the instance to migrate to")
@@ -166,9 +178,10 @@ func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.Mod
 	return s.refit(ctx, tx, job, r)
 }
 
-// refit holds changed disks and names against the source and the other jobs.
+// refit holds changed disks, targets and names against the source, the target instance and the other jobs.
 func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
-	if r.TargetType != nil || r.ContainerNamespace != nil || r.ContainerRepository != nil || r.ContainerTag != nil || r.SystemDiskSize != nil || r.SystemDiskPart != nil || r.DataDisk != nil {
+	if r.TargetType != nil || r.InstanceID != nil || r.ContainerNamespace != nil || r.ContainerRepository != nil || r.ContainerTag != nil || r.SystemDiskSize != nil ||
+		r.SystemDiskPart != nil || r.DataDisk != nil {
 		source, err := scanSource(tx.QueryRowContext(ctx, selectSource+` WHERE source_id = ?`, job.SourceID))
 		if err != nil {
 			return err
@@ -181,6 +194,14 @@ func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.Modi
 			return err
 		}
 		job.ImageName = name
+		a := asking{ctx: ctx, tx: tx}
+		fits := freeTarget(&a, job)
+		if err := a.answered(); err != nil {
+			return err
+		}
+		if err := fits(source); err != nil {
+			return err
+		}
 	}
 	renamed := *job
 	if r.Name != nil {

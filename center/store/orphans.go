@@ -240,28 +240,36 @@ func (s *Store) ForgetOrphan(ctx context.Context, o Orphan) error {
 	})
 }
 
-// StraySession is a sync session that is open although its job is not Syncing that run.
+// StraySession is a sync session that is open although its job is not Syncing that run, or a delivery to a target instance that is although its
+// job is not Processing it.
 type StraySession struct {
-	SourceID, JobID string
-	Run             int
+	SourceID   string // of a session
+	InstanceID string // of a delivery
+	JobID      string
+	Run        int
 }
 
 const (
 	straySessions = ` FROM sync_sessions WHERE open = 1 AND NOT EXISTS (SELECT 1 FROM replication_jobs j WHERE j.job_id = sync_sessions.job_id
 		AND j.run = sync_sessions.run AND j.status = '` + string(smc.StatusRunning) + `' AND j.business_status = '` + string(smc.BusinessSyncing) + `')`
+	strayDeliveries = ` FROM deliveries WHERE open = 1 AND NOT EXISTS (SELECT 1 FROM replication_jobs j WHERE j.job_id = deliveries.job_id
+		AND j.run = deliveries.run AND j.status = '` + string(smc.StatusRunning) + `' AND j.business_status = '` + string(smc.BusinessProcessing) + `')`
 	strayReservations = ` FROM space_reservations WHERE NOT EXISTS (SELECT 1 FROM replication_jobs j WHERE j.job_id = space_reservations.job_id
 		AND j.host_id = space_reservations.host_id AND j.status = '` + string(smc.StatusRunning) + `')`
 )
 
-// StraySessions returns the open sessions of jobs that are not Syncing, and the jobs that reserve room on a host without a
+// StraySessions returns the open sessions of jobs that are not Syncing, the open deliveries of jobs that are not Processing, and the jobs that reserve room on a host without a
 // run that needs it. There are none, unless something has written past the rules.
 func (s *Store) StraySessions(ctx context.Context) (sessions []StraySession, reservations []string, err error) {
 	err = s.db.read(ctx, func(tx *transaction) error {
-		rows, err := tx.QueryContext(ctx, `SELECT source_id, job_id, run`+straySessions+` ORDER BY job_id`)
+		rows, err := tx.QueryContext(ctx, `SELECT source_id, '' AS instance_id, job_id, run`+straySessions+
+			` UNION ALL SELECT '', instance_id, job_id, run`+strayDeliveries+` ORDER BY job_id`)
 		if err != nil {
 			return err
 		}
-		sessions, err = collect(rows, func(row rowScanner) (x StraySession, err error) { return x, row.Scan(&x.SourceID, &x.JobID, &x.Run) })
+		sessions, err = collect(rows, func(row rowScanner) (x StraySession, err error) {
+			return x, row.Scan(&x.SourceID, &x.InstanceID, &x.JobID, &x.Run)
+		})
 		if err != nil {
 			return err
 		}
@@ -274,7 +282,7 @@ func (s *Store) StraySessions(ctx context.Context) (sessions []StraySession, res
 	return sessions, reservations, err
 }
 
-// CloseStraySessions closes the sessions and gives back the room that StraySessions returns, and says how many there were.
+// CloseStraySessions closes the sessions and deliveries and gives back the room that StraySessions returns, and says how many there were.
 // The rule is asked in the transaction that writes: a job that begins to sync meanwhile keeps what is its own.
 func (s *Store) CloseStraySessions(ctx context.Context) (n int64, err error) {
 	sessions, reservations, err := s.StraySessions(ctx)
@@ -282,17 +290,22 @@ func (s *Store) CloseStraySessions(ctx context.Context) (n int64, err error) {
 		return 0, err
 	}
 	err = s.write(ctx, func(tx *transaction) error {
-		closed, err := rowsAffected(tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+tx.nextChange()+
+		closed, err := rowsAffected(tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+tx.nextChange(syncSessions)+
 			` WHERE source_id IN (SELECT source_id`+straySessions+`)`))
 		if err != nil {
 			return err
 		}
+		ended, err := rowsAffected(tx.ExecContext(ctx, `UPDATE deliveries SET open = 0, generation = generation + 1, change = `+tx.nextChange(deliveries)+
+			` WHERE instance_id IN (SELECT instance_id`+strayDeliveries+`)`))
+		if err != nil {
+			return err
+		}
 		given, err := rowsAffected(tx.ExecContext(ctx, `DELETE`+strayReservations))
-		n = closed + given
+		n = closed + ended + given
 		return err
 	})
 	for _, session := range sessions {
-		s.workChanged.notify(session.SourceID)
+		s.workChanged.notify(session.SourceID + session.InstanceID) // it has one of them
 	}
 	return n, err
 }

@@ -88,11 +88,20 @@ func (s *Store) ClockAhead(ctx context.Context) (time.Duration, error) {
 // NoteAgentClock records by how much the clock of an agent's machine is ahead of this one. What changes by less than a second
 // is not written. Error: ErrNotFound.
 func (s *Store) NoteAgentClock(ctx context.Context, sourceID string, ahead time.Duration) error {
+	return s.noteClock(ctx, "source_servers", "source_id", sourceID, ahead)
+}
+
+// NoteTargetClock is NoteAgentClock for a target instance.
+func (s *Store) NoteTargetClock(ctx context.Context, instanceID string, ahead time.Duration) error {
+	return s.noteClock(ctx, "target_instances", "instance_id", instanceID, ahead)
+}
+
+func (s *Store) noteClock(ctx context.Context, table, column, id string, ahead time.Duration) error {
 	const least = time.Second
 	var known int64
-	err := s.db.QueryRowContext(ctx, `SELECT clock_ahead FROM source_servers WHERE source_id = ?`, sourceID).Scan(&known)
+	err := s.db.QueryRowContext(ctx, `SELECT clock_ahead FROM `+table+` WHERE `+column+` = ?`, id).Scan(&known)
 	if errors.Is(err, sql.ErrNoRows) {
-		return fmt.Errorf("source %s: %w", sourceID, ErrNotFound)
+		return fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
 	if err != nil {
 		return err
@@ -101,7 +110,7 @@ func (s *Store) NoteAgentClock(ctx context.Context, sourceID string, ahead time.
 		return nil
 	}
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `UPDATE source_servers SET clock_ahead = ? WHERE source_id = ?`, ahead.Milliseconds(), sourceID)
+		_, err := tx.ExecContext(ctx, `UPDATE `+table+` SET clock_ahead = ? WHERE `+column+` = ?`, ahead.Milliseconds(), id)
 		return err
 	})
 }

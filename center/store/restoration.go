@@ -34,8 +34,8 @@ const epochLeap = 1 << 32
 // the agents, hosts and consumers out there:
 //   - epochs leap, so that no writer of a session opened since the backup is taken for a later one;
 //   - the term rises, so that no host takes what it staged since the backup for the result of a run of the same number;
-//   - no session is open, and a run that was Syncing or Processing prepares again: staging is not in a backup. What a host
-//     has staged all the same is not sent again.
+//   - no session and no delivery is open, and a run that was Syncing or Processing prepares again: staging is not in a backup. What a host
+//     has staged all the same is not sent again. The image that it was delivering when the backup was taken is made anew.
 func (d *database) markRestored(ctx context.Context, tx *sql.Tx, backupAt time.Time) error {
 	mark, err := json.Marshal(Restoration{BackupAt: backupAt, RestoredAt: time.Now().UTC()})
 	if err != nil {
@@ -53,7 +53,10 @@ func (d *database) markRestored(ctx context.Context, tx *sql.Tx, backupAt time.T
 	run(`DELETE FROM settings WHERE name IN (?, ?, ?)`, restoredSetting, termSetting, rewindSetting)
 	run(`INSERT INTO settings (name, value) VALUES (?, ?)`, restoredSetting, string(mark))
 	run(`INSERT INTO settings (name, value) VALUES (?, ?)`, termSetting, strconv.Itoa(term+1))
-	run(`UPDATE sync_sessions SET open = 0, epoch = epoch + ?, generation = generation + ?, change = `+d.nextChange(), epochLeap, epochLeap)
+	run(`UPDATE sync_sessions SET open = 0, epoch = epoch + ?, generation = generation + ?, change = `+d.nextChange(syncSessions), epochLeap, epochLeap)
+	run(`UPDATE deliveries SET open = 0, generation = generation + ?, change = `+d.nextChange(deliveries), epochLeap)
+	run(`DELETE FROM images WHERE EXISTS (SELECT 1 FROM replication_jobs j WHERE j.job_id = images.job_id AND j.run = images.run AND j.business_status = ?)`,
+		string(smc.BusinessProcessing))
 	run(`UPDATE replication_jobs SET business_status = ? WHERE business_status IN (?, ?)`,
 		string(smc.BusinessPreparing), string(smc.BusinessSyncing), string(smc.BusinessProcessing))
 	return err

@@ -21,7 +21,7 @@ func TestTargetsOfSystems(t *testing.T) {
 		{"Ubuntu", "amd64", "containerimage", ""},
 		{"Ubuntu", "aarch64", "ContainerImage", smc.CodeInvalidOsMigrationTypeNotMatched},
 		{"Ubuntu", "i386", "containerimage", smc.CodeInvalidOsMigrationTypeNotMatched},
-		{"Ubuntu", "aarch64", "TargetInstance", smc.CodeUnsupportedFeature},
+		{"Ubuntu", "aarch64", "TargetInstance", smc.CodeInvalidInstanceIDNotFound},
 		{"Windows Server 2019", "x86_64", "ContainerImage", smc.CodeInvalidOsMigrationTypeNotMatched},
 		{"Windows Server 2019", "x86_64", "TargetInstance", smc.CodeInvalidOsMigrationTypeNotMatched},
 		{"Windows Server 2019", "x86_64", "Image", ""},

@@ -35,7 +35,7 @@ type Store struct {
 	now    func() time.Time
 	sealer *Sealer // nil: secrets are stored plain
 	// outboxChanged tells of commits that wrote to the outbox, workChanged of commits that gave a source's agent
-	// something new to do.
+	// or a target instance something new to do.
 	outboxChanged notifier
 	workChanged   keyedNotifier
 	observer      Observer // nil: none
@@ -96,10 +96,10 @@ func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 // another one as soon as Follow sees it.
 func (s *Store) OutboxChanged() <-chan struct{} { return s.outboxChanged.wait() }
 
-// WorkChanged returns a channel that is closed at the next commit that changed what the agent of a source should do, and
-// a function that ends the wait. A commit of another process is noticed as soon as Follow sees it.
-func (s *Store) WorkChanged(sourceID string) (changed <-chan struct{}, done func()) {
-	return s.workChanged.wait(sourceID)
+// WorkChanged returns a channel that is closed at the next commit that changed what the agent of a source server, or a target instance, should
+// do, and a function that ends the wait. A commit of another process is noticed as soon as Follow sees it.
+func (s *Store) WorkChanged(id string) (changed <-chan struct{}, done func()) {
+	return s.workChanged.wait(id)
 }
 
 // writeEvents runs fn, which writes events, in a write transaction, and wakes the relay.

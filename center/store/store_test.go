@@ -635,14 +635,14 @@ func TestWork(t *testing.T) {
 // Who follows is told of a change also when the sessions with the newest changes before it are gone.
 func TestFollowPastSessionsThatAreGone(t *testing.T) {
 	f := newFixture(t)
-	var outbox, change int64
+	var seen followed
 	for _, name := range []string{"web-1", "web-2", "web-3"} {
 		source := f.source(name)
 		id := f.create(spec(source.SourceID))
 		f.start(id, "start "+name, smc.TriggerStart)
 		require.NoError(t, f.BeginSync(f.ctx, id, "sync "+name, 1, hostURL, 1))
 		told, done := f.WorkChanged(source.SourceID)
-		require.NoError(t, f.follow(f.ctx, &outbox, &change))
+		require.NoError(t, f.follow(f.ctx, &seen))
 		select {
 		case <-told:
 		default:
@@ -733,7 +733,7 @@ func TestRegistration(t *testing.T) {
 	require.NoError(t, err, "what was refused did not use the code up")
 	_, err = register(code, "i3", "web3", 10)
 	requireCode(smc.CodeInvalidActivationCode, err)
-	require.ErrorContains(t, err, "has registered its 2 source servers")
+	require.ErrorContains(t, err, "has made its 2 registrations")
 
 	// An answer was lost: the same instance gets its source again, with a new token, from a code that is used up.
 	again, err := f.RegisterSource(f.ctx, code, "a new token", "i1", "web1", diskServer(1<<30), 10)
@@ -828,9 +828,9 @@ func TestCreateRules(t *testing.T) {
 			r.DataDisk = []smc.DataDiskTarget{{Index: pointer(1), Part: []smc.PartTarget{{Device: pointer("1_0"), SizeBytes: pointer(int64(41 << 30))}}}}
 		}, smc.CodeInvalidParameter, "DataDisk.1.Part.1.SizeBytes"},
 		{"container image of another architecture", func(r *smc.CreateReplicationJobRequest) { r.TargetType = pointer("ContainerImage") }, smc.CodeInvalidOsMigrationTypeNotMatched, "x86_64"},
-		{"target instance", func(r *smc.CreateReplicationJobRequest) {
+		{"unknown target instance", func(r *smc.CreateReplicationJobRequest) {
 			r.TargetType, r.InstanceID = pointer("Instance"), pointer("i-1")
-		}, smc.CodeUnsupportedFeature, "ask for an Image"},
+		}, smc.CodeInvalidInstanceIDNotFound, "i-1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := spec(free.SourceID)

@@ -101,6 +101,9 @@ func (s *Store) transition(ctx context.Context, c change) (*Job, error) {
 		s.observer.JobMoved(*move)
 	}
 	s.workChanged.notify(job.SourceID)
+	if id := job.targetID(); id != "" {
+		s.workChanged.notify(id)
+	}
 	return job, nil
 }
 
@@ -413,7 +416,7 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 				return err
 			}
 			_, err = tx.ExecContext(ctx, `INSERT INTO sync_sessions (source_id, job_id, run, epoch, open, generation, host_url, parameters, change)
-				VALUES (?, ?, ?, 1, 1, 2, ?, ?, `+tx.nextChange()+`)
+				VALUES (?, ?, ?, 1, 1, 2, ?, ?, `+tx.nextChange(syncSessions)+`)
 				ON CONFLICT (source_id) DO UPDATE SET job_id = excluded.job_id, run = excluded.run, epoch = sync_sessions.epoch + 1, open = 1,
 				generation = sync_sessions.generation + 1, host_url = excluded.host_url, parameters = excluded.parameters, change = excluded.change`,
 				job.SourceID, jobID, run, hostURL, string(parameters))
@@ -425,7 +428,7 @@ func (s *Store) BeginSync(ctx context.Context, jobID, key string, run int, hostU
 
 // closeSession ends the session of a job: its epoch is raised, so that no writer is left, and its agent is told to stop.
 func closeSession(ctx context.Context, tx *transaction, jobID string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+tx.nextChange()+` WHERE job_id = ? AND open = 1`, jobID)
+	_, err := tx.ExecContext(ctx, `UPDATE sync_sessions SET open = 0, epoch = epoch + 1, generation = generation + 1, change = `+tx.nextChange(syncSessions)+` WHERE job_id = ? AND open = 1`, jobID)
 	return err
 }
 
@@ -442,6 +445,24 @@ func (s *Store) EndSync(ctx context.Context, jobID, key string, run int, guards 
 	return err
 }
 
+// RecordImage records the image of a run that has more to do with it before Processing ends; EndProcessing finds it there. It returns ErrSuperseded
+// when the run is no longer Processing.
+func (s *Store) RecordImage(ctx context.Context, jobID string, run int, imageID string, disks []ImageDisk, guards ...Guard) error {
+	return s.write(ctx, func(tx *transaction) error {
+		job, err := scanJob(tx.QueryRowContext(ctx, selectJob+` WHERE job_id = ?`, jobID))
+		if errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("job %s is gone: %w", jobID, ErrSuperseded)
+		}
+		if err == nil {
+			err = inPhase(run, smc.BusinessProcessing, guards)(job)
+		}
+		if err != nil {
+			return fmt.Errorf("job %s: %w", jobID, err)
+		}
+		return s.insertImage(ctx, tx, job, &Image{ImageID: imageID, Disks: disks})
+	})
+}
+
 // EndProcessing moves a run from Processing to Cleaning and records its image.
 func (s *Store) EndProcessing(ctx context.Context, jobID, key string, run int, imageID string, disks []ImageDisk, guards ...Guard) error {
 	return s.endProcessing(ctx, jobID, key, run, &Image{ImageID: imageID, Disks: disks}, guards)
@@ -456,31 +477,44 @@ func (s *Store) endProcessing(ctx context.Context, jobID, key string, run int, i
 	_, err := s.transition(ctx, change{
 		jobID: jobID, key: key, from: inPhase(run, smc.BusinessProcessing, guards),
 		apply: func(tx *transaction, job *Job) error {
-			disks, err := json.Marshal(image.Disks)
-			if err != nil {
-				return err
-			}
-			var container []byte
-			if image.Container != nil {
-				if container, err = json.Marshal(image.Container); err != nil {
-					return err
-				}
-			}
-			name, err := s.freeImageName(ctx, tx, job, image.ImageID)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO images (image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, container, created_at)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				image.ImageID, job.AccountID, job.RegionID, name, jobID, job.SourceID, run, job.HostID, string(smc.ImageAvailable), string(disks), string(container), millis(s.now())); err != nil {
+			if err := s.insertImage(ctx, tx, job, image); err != nil {
 				return err
 			}
 			job.BusinessStatus, job.ImageID = smc.BusinessCleaning, image.ImageID
 			job.Progress = max(job.Progress, progressProcessed)
-			_, err = tx.ExecContext(ctx, `UPDATE replication_runs SET image_id = ? WHERE job_id = ? AND number = ?`, image.ImageID, jobID, run)
+			if err := closeDelivery(ctx, tx, jobID, ""); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, `UPDATE replication_runs SET image_id = ? WHERE job_id = ? AND number = ?`, image.ImageID, jobID, run)
 			return err
 		},
 	})
+	return err
+}
+
+// insertImage writes the image of the current run of a job, unless it is recorded already.
+func (s *Store) insertImage(ctx context.Context, tx *transaction, job *Job, image *Image) error {
+	var recorded int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE image_id = ? AND job_id = ? AND run = ?`, image.ImageID, job.JobID, job.Run).Scan(&recorded); err != nil || recorded > 0 {
+		return err
+	}
+	disks, err := json.Marshal(image.Disks)
+	if err != nil {
+		return err
+	}
+	var container []byte
+	if image.Container != nil {
+		if container, err = json.Marshal(image.Container); err != nil {
+			return err
+		}
+	}
+	name, err := s.freeImageName(ctx, tx, job, image.ImageID)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO images (image_id, account_id, region_id, image_name, job_id, source_id, run, host_id, status, disks, container, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		image.ImageID, job.AccountID, job.RegionID, name, job.JobID, job.SourceID, job.Run, job.HostID, string(smc.ImageAvailable), string(disks), string(container), millis(s.now()))
 	return err
 }
 
@@ -536,6 +570,9 @@ func (s *Store) Fail(ctx context.Context, jobID, key string, run int, code, info
 		apply: func(tx *transaction, job *Job) error {
 			job.Status, job.ErrorCode, job.StatusInfo = smc.StatusInError, code, info
 			if err := setRun(ctx, tx, job, smc.RunFailed, s.now().UTC()); err != nil {
+				return err
+			}
+			if err := closeDelivery(ctx, tx, jobID, info); err != nil {
 				return err
 			}
 			return closeSession(ctx, tx, jobID)
