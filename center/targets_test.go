@@ -2,6 +2,7 @@ package center
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestTargetsRegister(t *testing.T) {
 	for name, change := range map[string]func(*agentapi.RegisterTargetRequest){
 		"no disks": func(r *agentapi.RegisterTargetRequest) { r.Target.Disks = nil },
 		"disks twice": func(r *agentapi.RegisterTargetRequest) {
-			r.Target.Disks = append(machine(1).Disks, machine(1).Disks...)
+			r.Target.Disks = slices.Repeat(machine(1).Disks, 2)
 		},
 		"a negative disk": func(r *agentapi.RegisterTargetRequest) { r.Target.Disks = machine(-1).Disks },
 		"a disk too many": func(r *agentapi.RegisterTargetRequest) { r.Target.Disks = machine(make([]int64, 18)...).Disks },

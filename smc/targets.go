@@ -51,12 +51,13 @@ type Instance struct {
 	InstanceID string `json:"InstanceId"`
 	Name       string `json:"Name"`
 	RegionID   string `json:"RegionId"`
-	// State is Unavailable while nothing was heard of it for OfflineAfter.
+	// State is Unavailable when nothing was heard of it for three heartbeats.
 	State InstanceState `json:"State"`
 	// JobID is the unfinished job that migrates to it; empty when none does.
 	JobID string `json:"JobId"`
-	// CreationTime is when it registered, HeartbeatTime when it was last heard of.
-	CreationTime  string `json:"CreationTime"`
+	// CreationTime is when it registered.
+	CreationTime string `json:"CreationTime"`
+	// HeartbeatTime is when it was last heard of.
 	HeartbeatTime string `json:"HeartbeatTime"`
 	Hostname      string `json:"Hostname"`
 	Platform      string `json:"Platform"`
@@ -74,9 +75,11 @@ type Instance struct {
 	DeliveryTime string `json:"DeliveryTime"`
 	// ImageID is the image of the last delivery; with DeliveryState Done it is on the disks.
 	ImageID string `json:"ImageId"`
-	// BytesTotal is the work of the last delivery, of which BytesDone is done. BytesFetched is what differed and was transferred.
-	BytesTotal   int64 `json:"BytesTotal"`
-	BytesDone    int64 `json:"BytesDone"`
+	// BytesTotal is the size of the disks of the last delivery.
+	BytesTotal int64 `json:"BytesTotal"`
+	// BytesDone is what of it was read back and is as the image has it.
+	BytesDone int64 `json:"BytesDone"`
+	// BytesFetched is what differed and was transferred.
 	BytesFetched int64 `json:"BytesFetched"`
 }
 

@@ -39,7 +39,7 @@ type Delivery struct {
 	State      smc.DeliveryState
 	// Code and Message say why it failed, in the target's words.
 	Code, Message string
-	// BytesTotal is the work, of which BytesDone is done; BytesFetched is what differed and was transferred.
+	// BytesTotal is the size of the disks, of which BytesDone were read back and are as the image; BytesFetched is what differed and was transferred.
 	BytesTotal, BytesDone, BytesFetched int64
 	// Read are the disks as the target read them back, when it is done.
 	Read                 []agentapi.DeliveredDisk
