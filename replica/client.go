@@ -104,13 +104,24 @@ func (c apiClient) post(ctx context.Context, path string, epoch int64, in, out a
 	return nil
 }
 
-// stream sends a request whose answer is long. The answer may take its time, as long as it goes on.
-func (c apiClient) stream(ctx context.Context, method, path string) (*http.Response, error) {
+// stream sends a request whose answer is long, with a JSON body unless in is nil. The answer may take its time, as long as it goes on.
+func (c apiClient) stream(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	body := io.Reader(http.NoBody)
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		cancel(nil)
 		return nil, newError(CodeInvalidRequest, "the transition host's address is not valid: %w", err)
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	stall := time.AfterFunc(answerTimeout, func() { cancel(errStalled) })
 	resp, err := c.do(req)

@@ -78,7 +78,7 @@ func TestHostThatStandsStill(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		resp, err := stalledHost(t, "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\nhalf").stream(t.Context(), http.MethodGet, "/")
+		resp, err := stalledHost(t, "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\nhalf").stream(t.Context(), http.MethodGet, "/", nil)
 		require.NoError(t, err)
 		defer resp.Body.Close()
 		got, err := io.ReadAll(resp.Body)
@@ -91,7 +91,7 @@ func TestHostThatStandsStill(t *testing.T) {
 // Who takes long between two reads of an answer is not the host that stands still; nor is a bandwidth that lets little through.
 func TestTimeThatIsOurs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		resp, err := stalledHost(t, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhalf").stream(t.Context(), http.MethodGet, "/")
+		resp, err := stalledHost(t, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhalf").stream(t.Context(), http.MethodGet, "/", nil)
 		require.NoError(t, err)
 		defer resp.Body.Close()
 		<-time.After(2 * answerTimeout)

@@ -254,7 +254,7 @@ func (f *containerFile) Read(p []byte) (int, error) {
 
 func (f *containerFile) read(p []byte) (int, error) {
 	if f.body == nil {
-		resp, err := f.api.stream(f.ctx, http.MethodGet, f.path+"?from="+strconv.FormatInt(f.next, 10)) //nolint:bodyclose // Close does
+		resp, err := f.api.stream(f.ctx, http.MethodGet, f.path+"?from="+strconv.FormatInt(f.next, 10), nil) //nolint:bodyclose // Close does
 		if err != nil {
 			return 0, err
 		}

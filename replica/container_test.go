@@ -153,7 +153,7 @@ func TestContainerImage(t *testing.T) {
 			requireCode(t, Download(t.Context(), nil, s.url, s.ticket("m-1"), "m-1", 0, ArtifactSynced, nil), CodeInvalidRequest)
 			for _, path := range []string{"../manifest.json", "blobs/../../manifest.json", "manifest.json", "blobs/sha256/none", ""} {
 				api := newImageClient(nil, s.url, s.ticket("m-1"))
-				_, err := api.stream(t.Context(), http.MethodGet, "/images/m-1/container/"+path)
+				_, err := api.stream(t.Context(), http.MethodGet, "/images/m-1/container/"+path, nil)
 				require.Error(t, err, path)
 			}
 			require.NoError(t, s.host.DeleteImage(t.Context(), "m-1"))

@@ -142,13 +142,28 @@ func (a *artifact) patched(start, end int64) bool {
 	return false
 }
 
-// artifactReader turns an artifact into a stream of frames that skips what is
+// hashesFrom reads the map of the artifact: the hashes of the grains from one up to another.
+func (a *artifact) hashesFrom(ctx context.Context, from, to int64) io.Reader {
+	buf := make([]byte, GrainSize)
+	return &hashReader{next: func() (Hash, error) {
+		if from == to {
+			return Hash{}, io.EOF
+		}
+		if from%4096 == 0 && ctx.Err() != nil {
+			return Hash{}, ctx.Err()
+		}
+		from++
+		return a.hash(from-1, buf)
+	}}
+}
+
+// artifactReader turns grains of an artifact into a stream of frames that skips what is
 // zero and closes with an end frame.
 type artifactReader struct {
-	src   *artifact
-	ctx   context.Context
-	next  int64 // grain
-	ended bool
+	src    *artifact
+	ctx    context.Context
+	wanted []span // of grains, what is left of them
+	ended  bool
 
 	out   []byte // encoded, not read yet
 	frame []byte
@@ -176,24 +191,9 @@ func (r *artifactReader) fill() error {
 	if r.enc.enc == nil {
 		r.enc = frameEncoder{enc: &encoder{codec: codecS2}, tmp: make([]byte, s2.MaxEncodedLen(MaxFrameRaw))}
 	}
-	var hashes []Hash
-	total, start := grains(r.src.size), r.next
-	for ; r.next < total && len(hashes) < MaxFrameRaw/GrainSize; r.next++ {
-		if r.next%4096 == 0 && r.ctx.Err() != nil {
-			return r.ctx.Err()
-		}
-		h, err := r.src.hash(r.next, r.grain[:])
-		if err != nil {
-			return err
-		}
-		if h == ZeroHash {
-			if len(hashes) > 0 {
-				break
-			}
-			start = r.next + 1
-			continue
-		}
-		hashes = append(hashes, h)
+	start, hashes, err := r.run()
+	if err != nil {
+		return err
 	}
 	if len(hashes) == 0 {
 		r.ended = true
@@ -208,4 +208,37 @@ func (r *artifactReader) fill() error {
 	r.frame = r.enc.data(r.frame[:0], off, r.data, hashes)
 	r.out = r.frame
 	return nil
+}
+
+// run takes the next run of grains that are not zero, no more than a frame holds, off what is wanted. It is empty at the end.
+func (r *artifactReader) run() (start int64, hashes []Hash, err error) {
+	for len(r.wanted) > 0 {
+		w := &r.wanted[0]
+		for ; w.from < w.to && len(hashes) < MaxFrameRaw/GrainSize; w.from++ {
+			if w.from%4096 == 0 && r.ctx.Err() != nil {
+				return 0, nil, r.ctx.Err()
+			}
+			h, err := r.src.hash(w.from, r.grain[:])
+			if err != nil {
+				return 0, nil, err
+			}
+			if h == ZeroHash {
+				if len(hashes) > 0 {
+					return start, hashes, nil
+				}
+				continue
+			}
+			if len(hashes) == 0 {
+				start = w.from
+			}
+			hashes = append(hashes, h)
+		}
+		if w.from == w.to {
+			r.wanted = r.wanted[1:]
+		}
+		if len(hashes) > 0 {
+			break
+		}
+	}
+	return start, hashes, nil
 }

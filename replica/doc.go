@@ -17,6 +17,7 @@
 //     handler that senders and exporters talk to.
 //   - [Sync] is the sending side, run by the agent on the source server.
 //   - [Download] fetches one disk of an image.
+//   - [Deliver] makes the disks of another machine hold an image, and fetches only what differs there.
 //   - [ProbeDisk] describes a disk for registration.
 //
 // # Fencing

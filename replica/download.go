@@ -59,8 +59,10 @@ func Download(ctx context.Context, client *http.Client, baseURL, token, imageID 
 
 // tries counts how often in a row a download got nowhere.
 type tries struct {
-	count int
-	wait  backoff
+	// patient does not count what passes when the network or the host is back.
+	patient bool
+	count   int
+	wait    backoff
 }
 
 func (t *tries) progress() {
@@ -75,7 +77,10 @@ func (t *tries) again(ctx context.Context, err error) error {
 	}
 	var coded *Error
 	permanent := errors.As(err, &coded) && !transient(err) && coded.Code != CodeInvalidFrame && coded.Code != CodeGrainHashMismatch
-	if t.count++; permanent || t.count >= maxAttempts {
+	if away := coded == nil || coded.Code == CodeBusy; !t.patient || !away {
+		t.count++
+	}
+	if permanent || t.count >= maxAttempts {
 		return err
 	}
 	return t.wait.pause(ctx)
@@ -102,14 +107,17 @@ type download struct {
 func (d *download) run(ctx context.Context) error {
 	// The last grain may be short: where only the end is missing it comes again.
 	from := d.next - d.next%GrainSize
-	resp, err := d.api.stream(ctx, http.MethodGet, d.path+"&from="+strconv.FormatInt(from, 10))
+	resp, err := d.api.stream(ctx, http.MethodGet, d.path+"&from="+strconv.FormatInt(from, 10), nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	size, err := strconv.ParseInt(resp.Header.Get(sizeHeader), 10, 64)
-	if err != nil || size <= 0 || size > maxDiskSize || d.size >= 0 && size != d.size {
-		return newError(CodeInvalidRequest, "the answer is not that of a transition host: it lacks a valid %s", sizeHeader)
+	size, err := artifactSize(resp)
+	if err == nil && d.size >= 0 && size != d.size {
+		err = newError(CodeInvalidRequest, "the disk had %d bytes and has %d now", d.size, size)
+	}
+	if err != nil {
+		return err
 	}
 	if d.size < 0 {
 		err := d.w.Truncate(0)
@@ -122,13 +130,33 @@ func (d *download) run(ctx context.Context) error {
 		}
 		d.size = size
 	}
-	frames := newFrameReader(bufio.NewReaderSize(resp.Body, 256<<10), size, d.dec)
-	buf := make([]byte, MaxFrameRaw)
+	return takeFrames(newFrameReader(bufio.NewReaderSize(resp.Body, 256<<10), size, d.dec), make([]byte, MaxFrameRaw), from, func(f frame) error {
+		if _, err := d.w.WriteAt(f.data, f.offset); err != nil {
+			d.failed = true
+			return fmt.Errorf("write at %d: %w", f.offset, err)
+		}
+		d.next = max(d.next, f.end())
+		return nil
+	})
+}
+
+// artifactSize is the size of the artifact that an answer is about.
+func artifactSize(resp *http.Response) (int64, error) {
+	size, err := strconv.ParseInt(resp.Header.Get(sizeHeader), 10, 64)
+	if err != nil || size <= 0 || size > maxDiskSize {
+		return 0, newError(CodeInvalidRequest, "the answer is not that of a transition host: it lacks a valid %s", sizeHeader)
+	}
+	return size, nil
+}
+
+// takeFrames hands on the frames of an answer, which must ascend from an offset. An answer is whole when it closes with an end frame.
+// buf lends room for MaxFrameRaw bytes.
+func takeFrames(frames *frameReader, buf []byte, from int64, take func(frame) error) error {
 	for {
 		f, err := frames.next(buf)
 		switch {
 		case errors.Is(err, io.EOF):
-			return io.ErrUnexpectedEOF // without an end frame it is not whole
+			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
 		case f.codec == codecEnd:
@@ -136,12 +164,10 @@ func (d *download) run(ctx context.Context) error {
 		case f.offset < from:
 			return newError(CodeInvalidFrame, "the frame at %d comes after %d", f.offset, from)
 		}
-		if _, err := d.w.WriteAt(f.data, f.offset); err != nil {
-			d.failed = true
-			return fmt.Errorf("write at %d: %w", f.offset, err)
+		if err := take(f); err != nil {
+			return err
 		}
 		from = f.end()
-		d.next = max(d.next, from)
 	}
 }
 
@@ -151,7 +177,7 @@ func Verify(ctx context.Context, client *http.Client, baseURL, token, imageID st
 	if err := checkID("image id", imageID); err != nil {
 		return nil, err
 	}
-	resp, err := newImageClient(client, baseURL, token).stream(ctx, http.MethodPost, "/images/"+imageID+"/verify")
+	resp, err := newImageClient(client, baseURL, token).stream(ctx, http.MethodPost, "/images/"+imageID+"/verify", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,9 @@ const (
 	CodeSourceSizeChanged = "SourceDisk.SizeChanged"
 	// CodeSourceDiskNotFound says that the source does not serve a disk the session wants.
 	CodeSourceDiskNotFound = "SourceDisk.NotFound"
+	// CodeTargetDiskFailed says that a disk that an image shall be delivered to does not do: it is gone, in use, of another size than the
+	// image's, or fails to take or to keep what is written.
+	CodeTargetDiskFailed = "TargetInstance.DiskFailed"
 	// CodeSyncIncomplete says that an image was asked for of a run that is not synced.
 	CodeSyncIncomplete = "SyncIncomplete"
 	// CodeSyncedStateCorrupt says that stored bytes do not match their map.

@@ -532,24 +532,71 @@ func (m *meter) done() {
 // sizeHeader carries the size of the artifact that a download gives.
 const sizeHeader = "Drover-Size"
 
-// serveImageDisk streams a disk of an image as frames, from a grain on.
-func (h *Host) serveImageDisk(w http.ResponseWriter, r *http.Request) error {
-	m, err := h.Image(r.PathValue("image"))
-	if err != nil {
-		return err
+// requestedArtifact opens the disk of an image that a request names; the caller closes it.
+func (h *Host) requestedArtifact(w http.ResponseWriter, r *http.Request) (*artifact, error) {
+	kind := r.URL.Query().Get("artifact")
+	if kind == "" {
+		kind = ArtifactDelivered
 	}
 	index, err := strconv.Atoi(r.PathValue("disk"))
-	i := slices.IndexFunc(m.Disks, func(d ManifestDisk) bool { return d.Index == index })
-	if err != nil || i < 0 {
-		return newError(CodeInvalidRequest, "image %s has no disk %q", m.ImageID, r.PathValue("disk"))
-	}
-	artifact := r.URL.Query().Get("artifact")
-	if artifact == "" {
-		artifact = ArtifactDelivered
-	}
-	src, err := openArtifact(h.imageDir(m.ImageID), m.Disks[i], artifact)
 	if err != nil {
-		return storageError(err, "open disk %d of image %s", index, m.ImageID)
+		index = NoDisk
+	}
+	src, err := h.artifact(r.PathValue("image"), index, kind)
+	if err != nil {
+		return nil, err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set(sizeHeader, strconv.FormatInt(src.size, 10))
+	return src, nil
+}
+
+// artifact opens a disk of an image.
+func (h *Host) artifact(imageID string, index int, kind string) (*artifact, error) {
+	d, err := h.imageDisk(imageID, index)
+	if err != nil {
+		return nil, err
+	}
+	src, err := openArtifact(h.imageDir(imageID), d, kind)
+	return src, storageError(err, "open disk %d of image %s", index, imageID)
+}
+
+func (h *Host) imageDisk(imageID string, index int) (ManifestDisk, error) {
+	m, err := h.Image(imageID)
+	if err != nil {
+		return ManifestDisk{}, err
+	}
+	i := slices.IndexFunc(m.Disks, func(d ManifestDisk) bool { return d.Index == index })
+	if i < 0 {
+		return ManifestDisk{}, newError(CodeInvalidRequest, "image %s has no disk %d", imageID, index)
+	}
+	return m.Disks[i], nil
+}
+
+// ArtifactRoot returns the hash over the hashes of a disk of an image in either form: what [Deliver] returns of a disk that holds it.
+// The map must be the one that was agreed on.
+func (h *Host) ArtifactRoot(ctx context.Context, imageID string, disk int, artifact string) (Hash, error) {
+	d, err := h.imageDisk(imageID, disk)
+	if err != nil {
+		return Hash{}, err
+	}
+	if _, err := checkDisk(ctx, h.imageDir(imageID), d, false, nil); err != nil {
+		return Hash{}, storageError(err, "check the map of disk %d of image %s", disk, imageID)
+	}
+	src, err := h.artifact(imageID, disk, artifact)
+	if err != nil {
+		return Hash{}, err
+	}
+	defer src.Close()
+	root, err := mapRoot(src.hashesFrom(ctx, 0, grains(src.size)))
+	return root, storageError(err, "read the map of disk %d of image %s", disk, imageID)
+}
+
+// serveImageDisk streams a disk of an image as frames, from a grain on.
+func (h *Host) serveImageDisk(w http.ResponseWriter, r *http.Request) error {
+	src, err := h.requestedArtifact(w, r)
+	if err != nil {
+		return err
 	}
 	defer src.Close()
 	from, err := fromParameter(r, src.size)
@@ -559,10 +606,67 @@ func (h *Host) serveImageDisk(w http.ResponseWriter, r *http.Request) error {
 	if from%GrainSize != 0 && from != src.size {
 		return newError(CodeInvalidRequest, "%d is not the offset of a grain", from)
 	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set(sizeHeader, strconv.FormatInt(src.size, 10))
-	if err := streamBody(w, &artifactReader{src: src, ctx: r.Context(), next: from / GrainSize, ended: false}); err != nil {
-		panic(http.ErrAbortHandler)
+	return streamBody(w, &artifactReader{src: src, ctx: r.Context(), wanted: []span{{grains(from), grains(src.size)}}})
+}
+
+// serveImageHashes streams the hashes of the grains of a disk of an image from one on, up to another. There are none behind its end.
+func (h *Host) serveImageHashes(w http.ResponseWriter, r *http.Request) error {
+	src, err := h.requestedArtifact(w, r)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	wanted := span{0, grains(src.size)}
+	for name, at := range map[string]*int64{"from": &wanted.from, "to": &wanted.to} {
+		if text := r.URL.Query().Get(name); text != "" {
+			if *at, err = strconv.ParseInt(text, 10, 64); err != nil {
+				return newError(CodeInvalidRequest, "%s=%q is not the number of a grain", name, text)
+			}
+		}
+	}
+	if wanted.from < 0 || wanted.to < wanted.from {
+		return newError(CodeInvalidRequest, "there are no grains from %d up to %d", wanted.from, wanted.to)
+	}
+	wanted.to = min(wanted.to, grains(src.size))
+	wanted.from = min(wanted.from, wanted.to)
+	w.Header().Set("Content-Length", strconv.FormatInt((wanted.to-wanted.from)*HashSize, 10))
+	return streamBody(w, src.hashesFrom(r.Context(), wanted.from, wanted.to))
+}
+
+// grainsRequest asks for grains of a disk: runs of them, each [from, to), in ascending order.
+type grainsRequest struct {
+	Grains [][2]int64 `json:"grains"`
+}
+
+// serveImageGrains streams those grains of a disk of an image that are asked for, as frames.
+func (h *Host) serveImageGrains(w http.ResponseWriter, r *http.Request) error {
+	var req grainsRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	src, err := h.requestedArtifact(w, r)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	wanted := make([]span, len(req.Grains))
+	for i, run := range req.Grains {
+		wanted[i] = span{run[0], run[1]}
+	}
+	if err := checkWanted(wanted, src.size); err != nil {
+		return err
+	}
+	return streamBody(w, &artifactReader{src: src, ctx: r.Context(), wanted: wanted})
+}
+
+// checkWanted refuses runs of grains that a disk does not have, or that do not ascend.
+func checkWanted(wanted []span, size int64) error {
+	var end int64
+	for _, w := range wanted {
+		if w.from < end || w.to <= w.from || w.to > grains(size) {
+			return newError(CodeInvalidRequest, "grains %d to %d are not on the disk of %d grains, or are asked for out of order", w.from, w.to, grains(size))
+		}
+		end = w.to
 	}
 	return nil
 }

@@ -77,6 +77,8 @@ func (h *Host) routes() http.Handler {
 		})
 	}
 	image("GET /disks/{disk}", (*Host).serveImageDisk)
+	image("GET /disks/{disk}/hashes", (*Host).serveImageHashes)
+	image("POST /disks/{disk}/grains", (*Host).serveImageGrains)
 	image("GET /container/{path...}", (*Host).serveContainerFile)
 	image("POST /verify", (*Host).serveVerify)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -252,7 +252,7 @@ func (s *sender) tellFailure(ctx context.Context, cause error) {
 // configure opens the disks of the session and applies its settings.
 func (s *sender) configure(answer attachAnswer) error {
 	if s.enc == nil || s.params != answer.Params {
-		enc, err := newEncoder(answer.Params, s.workers())
+		enc, err := newEncoder(answer.Params, hashWorkers())
 		if err != nil {
 			return err
 		}
@@ -319,7 +319,7 @@ func limit(kbps int64, streams int) (limiter *rate.Limiter, n, window int) {
 // compare takes in the host's map: what was read and is there stays read, the
 // rest is to be read.
 func (s *sender) compare(ctx context.Context, d *sourceDisk) error {
-	answer, err := s.api.stream(ctx, http.MethodGet, s.path(fmt.Sprintf("/disks/%d/map", d.Index)))
+	answer, err := s.api.stream(ctx, http.MethodGet, s.path(fmt.Sprintf("/disks/%d/map", d.Index)), nil)
 	if err != nil {
 		return err
 	}
@@ -355,9 +355,9 @@ func (d *sourceDisk) cover(n int64) {
 	}
 }
 
-// workers is how many chunks are read, hashed and coded at once: one more than
+// hashWorkers is how many chunks are read, hashed and coded at once: one more than
 // there are processors, so that reading goes on meanwhile.
-func (s *sender) workers() int { return min(max(runtime.GOMAXPROCS(0)+1, 2), 4) }
+func hashWorkers() int { return min(max(runtime.GOMAXPROCS(0)+1, 2), 4) }
 
 // pass reads what was not read yet and sends what the host lacks.
 func (s *sender) pass(ctx context.Context) error {
@@ -373,7 +373,7 @@ func (s *sender) pass(ctx context.Context) error {
 		return nil
 	})
 	var workers sync.WaitGroup
-	for range s.workers() {
+	for range hashWorkers() {
 		workers.Add(1)
 		group.Go(func() error {
 			defer workers.Done()
@@ -456,7 +456,7 @@ func (s *sender) progress() Progress {
 func (s *sender) complete(ctx context.Context) error {
 	reports := s.reports()
 	for i, d := range s.disks {
-		root, err := mapRoot(&hashReader{hashes: d.seen})
+		root, err := mapRoot(hashesOf(d.seen))
 		if err != nil {
 			return err
 		}
@@ -467,27 +467,37 @@ func (s *sender) complete(ctx context.Context) error {
 	})
 }
 
-// hashReader reads a map as bytes.
+// hashReader reads the hashes that next returns, until that returns io.EOF, as the bytes of a map.
 type hashReader struct {
-	hashes []Hash
-	rest   []byte
+	next func() (Hash, error)
+	hash Hash
+	rest []byte
 }
 
+// Read implements io.Reader.
 func (r *hashReader) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		if len(r.rest) == 0 {
-			if len(r.hashes) == 0 {
-				break
+			if r.hash, err = r.next(); err != nil {
+				return n, err
 			}
-			r.rest, r.hashes = r.hashes[0][:], r.hashes[1:]
+			r.rest = r.hash[:]
 		}
 		c := copy(p[n:], r.rest)
 		n, r.rest = n+c, r.rest[c:]
 	}
-	if n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
 	return n, nil
+}
+
+// hashesOf reads a map that is in memory.
+func hashesOf(hashes []Hash) io.Reader {
+	return &hashReader{next: func() (h Hash, err error) {
+		if len(hashes) == 0 {
+			return h, io.EOF
+		}
+		h, hashes = hashes[0], hashes[1:]
+		return h, nil
+	}}
 }
 
 // pass is one reading of the disks.

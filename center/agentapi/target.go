@@ -121,9 +121,10 @@ type DeliveryReport struct {
 	JobID      string        `json:"jobId"`
 	Run        int           `json:"run"`
 	State      DeliveryState `json:"state"`
-	// BytesTotal is the work of the delivery: every byte of its disks is compared, and read back where it was written.
+	// BytesTotal is the size of the delivery's disks.
 	BytesTotal int64 `json:"bytesTotal"`
-	// BytesDone never goes back within one generation of one process, and is BytesTotal when State is DeliveryDone.
+	// BytesDone is what of them was read back and is what the image has. It never goes back within one generation of one process, and
+	// is BytesTotal when State is DeliveryDone.
 	BytesDone int64 `json:"bytesDone"`
 	// BytesFetched is what differed and came over the network, as it lies on the disk (before compression).
 	BytesFetched int64  `json:"bytesFetched"`
@@ -136,7 +137,7 @@ type DeliveryReport struct {
 // DeliveredDisk is a disk that holds an artefact of an image.
 type DeliveredDisk struct {
 	Index int    `json:"index"`
-	Root  string `json:"root"` // hash over the hashes of its grains, as the image's record has it
+	Root  string `json:"root"` // hash over the hashes of its grains, in hexadecimal: replica.Host.ArtifactRoot of the image
 }
 
 // DeliveryAnswer answers a DeliveryReport.
