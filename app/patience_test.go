@@ -19,19 +19,11 @@ import (
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/monitor"
+	"github.com/drover/drover/test/port"
 )
 
 // soon bounds the waits of these tests; on a loaded machine too they take a fraction of it.
 const soon = 30 * time.Second
-
-// laterServer is an address at which a server listens later.
-func laterServer(t *testing.T) string {
-	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer free.Close()
-	return free.Addr().String()
-}
 
 // serveAt has serve answer each connection to address until the test ends.
 func serveAt(t *testing.T, address string, serve func(net.Conn)) {
@@ -88,7 +80,7 @@ func awaitState(t *testing.T, p *monitor.Process, name, want string) {
 // ends it at once.
 func TestAwaitRecord(t *testing.T) {
 	t.Parallel()
-	address := laterServer(t)
+	address := port.ForTest(t)
 	c := Connections{DatabaseURL: "postgres://drover:wrong@" + address + "/drover", SecretKeyFile: filepath.Join(t.TempDir(), "secret.key")}
 	require.NoError(t, store.MakeKeyFile(c.SecretKeyFile))
 	core, logs := observer.New(zap.InfoLevel)
@@ -122,7 +114,7 @@ func TestAwaitRecord(t *testing.T) {
 
 	// A signal ends the wait.
 	ctx, cancel := context.WithCancel(t.Context())
-	c.DatabaseURL = "postgres://drover:wrong@" + laterServer(t) + "/drover"
+	c.DatabaseURL = "postgres://drover:wrong@" + port.ForTest(t) + "/drover"
 	go func() {
 		_, remove, err := c.awaitRecord(ctx, p, zap.NewNop())
 		remove()
@@ -157,10 +149,10 @@ func TestProcessesWaitForTheirDatabase(t *testing.T) {
 			u, err := url.Parse(storetest.URL(t))
 			require.NoError(t, err)
 			there := u.Host
-			u.Host = laterServer(t)
+			u.Host = port.ForTest(t)
 			c := Connections{
-				DatabaseURL: u.String(), SecretKeyFile: filepath.Join(t.TempDir(), "secret.key"), NATSURL: "nats://" + laterServer(t),
-				TemporalAddress: laterServer(t), TemporalNamespace: "default",
+				DatabaseURL: u.String(), SecretKeyFile: filepath.Join(t.TempDir(), "secret.key"), NATSURL: "nats://" + port.ForTest(t),
+				TemporalAddress: port.ForTest(t), TemporalNamespace: "default",
 			}
 			require.NoError(t, store.MakeKeyFile(c.SecretKeyFile))
 			p := Process{}.orDefault()

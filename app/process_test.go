@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/drover/drover/monitor"
+	"github.com/drover/drover/test/port"
 )
 
 // signalled is a process of this test that gets real signals. ended gets the exit code if it ends itself.
@@ -134,10 +135,7 @@ func TestServe(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close()
 	other := taken.Addr().String()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
+	address := port.ForTest(t)
 	fails := errors.New("it fails")
 
 	settings := ProcessSettings{ShutdownTimeout: time.Minute, MetricsListen: address}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -14,10 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+
+	"github.com/drover/drover/test/port"
 )
 
 // patience bounds every wait for a condition; it is never waited out by a test that passes.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // natsServer is a real server that can be stopped and started again on its files and its port.
 type natsServer struct {
@@ -35,8 +38,12 @@ func startNATS(t *testing.T) *natsServer {
 
 func newNATS(t *testing.T) *natsServer {
 	t.Helper()
+	_, text, err := net.SplitHostPort(port.ForTest(t))
+	require.NoError(t, err)
+	number, err := strconv.Atoi(text)
+	require.NoError(t, err)
 	s := &natsServer{t: t, opts: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: number, NoLog: true, NoSigs: true,
 		JetStream: true, StoreDir: t.TempDir(),
 	}}
 	t.Cleanup(s.stop)
@@ -51,7 +58,6 @@ func (s *natsServer) start() {
 	srv.Start()
 	require.True(s.t, srv.ReadyForConnections(patience), "the NATS server did not start")
 	s.srv = srv
-	s.opts.Port = srv.Addr().(*net.TCPAddr).Port
 }
 
 func (s *natsServer) stop() {

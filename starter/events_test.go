@@ -36,7 +36,7 @@ func newEventStream(t *testing.T) *eventStream {
 	require.NoError(t, err)
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	require.True(t, srv.ReadyForConnections(10*time.Second))
+	require.True(t, srv.ReadyForConnections(time.Minute))
 	nc, err := nats.Connect(srv.ClientURL())
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
@@ -169,9 +169,9 @@ func TestEventsTailFollows(t *testing.T) {
 	s.job(t, "j-0123456789", 1, "Ready", "")
 
 	all := startTail(t, s, "all")
-	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1}) }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1}) }, time.Minute, 10*time.Millisecond)
 	s.job(t, "j-0123456789", 2, "Running", "Preparing")
-	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1, 2}) }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Equal(all.sequences(), []int{1, 2}) }, time.Minute, 10*time.Millisecond)
 	all.interrupt(t)
 
 	// That the subscription stands shows in that something comes through; until then what is published is before it.
@@ -180,7 +180,7 @@ func TestEventsTailFollows(t *testing.T) {
 		seq++
 		s.job(t, "j-0123456789", seq, "Running", "Preparing")
 		return len(now.sequences()) > 0
-	}, 10*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	assert.Greater(t, now.sequences()[0], 2, "what was there before is not shown")
 	now.interrupt(t)
 }
@@ -263,7 +263,7 @@ func TestEventsObserver(t *testing.T) {
 	go func() {
 		ended <- run(ctx, []string{"events", "tail", "--consumer", "observer-1"}, func(name string) string { return env[name] }, &out, &out)
 	}()
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "j-0123456789") }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "j-0123456789") }, time.Minute, time.Millisecond)
 	cancel()
 	<-ended
 

@@ -30,6 +30,7 @@ import (
 
 	"github.com/drover/drover/fleet"
 	"github.com/drover/drover/temporalenv"
+	"github.com/drover/drover/test/port"
 	"github.com/drover/drover/workflows"
 )
 
@@ -534,12 +535,10 @@ func TestTemporalRefuses(t *testing.T) {
 	f.denied = serviceerror.NewPermissionDenied("no", "")
 	assert.Contains(t, f.drover(t, "fleet", "status", "dc-exit").stderr, "not allowed there; set TEMPORAL_API_KEY")
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
-	o = droverWith(t, map[string]string{temporalenv.Address: listener.Addr().String()}, "fleet", "list")
+	nobody := port.ForTest(t)
+	o = droverWith(t, map[string]string{temporalenv.Address: nobody}, "fleet", "list")
 	assert.Equal(t, exitFailed, o.code)
-	assert.Contains(t, o.stderr, "drover: Temporal at "+listener.Addr().String()+" does not answer: ")
+	assert.Contains(t, o.stderr, "drover: Temporal at "+nobody+" does not answer: ")
 }
 
 func TestFleetCancel(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"github.com/drover/drover/test/port"
 )
 
 func TestAway(t *testing.T) {
@@ -22,11 +24,7 @@ func TestAway(t *testing.T) {
 		require.False(t, Away(err), "%v", err)
 	}
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
-	_, err = Open(t.Context(), "postgres://drover@"+address+"/drover")
+	_, err := Open(t.Context(), "postgres://drover@"+port.ForTest(t)+"/drover")
 	require.True(t, Away(err), "%v", err)
 	_, err = Open(t.Context(), "sqlite:///dev/null/center.db")
 	require.Error(t, err)

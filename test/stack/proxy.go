@@ -4,16 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
-	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"github.com/drover/drover/test/port"
 )
 
 // Proxy passes TCP connections on to its targets, to each in turn; one that does not answer is passed over. It can be cut.
 type Proxy struct {
-	address string
+	port    *port.Held
 	targets []string
 	turn    atomic.Uint64
 	done    sync.WaitGroup
@@ -25,16 +25,16 @@ type Proxy struct {
 
 // NewProxy starts a proxy on a free port.
 func NewProxy(targets ...string) (*Proxy, error) {
-	addresses, err := freeAddresses(1)
+	held, err := port.Hold()
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{address: addresses[0], targets: targets, open: map[net.Conn]struct{}{}}
+	p := &Proxy{port: held, targets: targets, open: map[net.Conn]struct{}{}}
 	return p, p.Mend()
 }
 
 // Address is where it listens.
-func (p *Proxy) Address() string { return p.address }
+func (p *Proxy) Address() string { return p.port.Address() }
 
 // Cut breaks off all connections and refuses new ones, until Mend.
 func (p *Proxy) Cut() {
@@ -57,7 +57,7 @@ func (p *Proxy) Mend() error {
 	if p.listener != nil {
 		return nil
 	}
-	listener, err := net.Listen("tcp", p.address)
+	listener, err := net.Listen("tcp", p.Address())
 	if err != nil {
 		return fmt.Errorf("proxy of %v: %w", p.targets, err)
 	}
@@ -78,6 +78,7 @@ func (p *Proxy) Mend() error {
 func (p *Proxy) Close() {
 	p.Cut()
 	p.done.Wait()
+	p.port.Close()
 }
 
 func (p *Proxy) serve(listener net.Listener, client net.Conn) {
@@ -136,26 +137,4 @@ func pass(to, from net.Conn) {
 	if half, ok := to.(*net.TCPConn); ok {
 		_ = half.CloseWrite() // the other end may be gone
 	}
-}
-
-// freeAddresses returns addresses of the loopback that nobody listens on. Their ports are below those that the system gives to outgoing
-// connections: a process that is started again finds its port free.
-func freeAddresses(n int) (addresses []string, err error) {
-	const lowest, highest, tries = 10000, 32000, 1000
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			l.Close()
-		}
-	}()
-	for range tries {
-		if len(addresses) == n {
-			return addresses, nil
-		}
-		address := "127.0.0.1:" + strconv.Itoa(lowest+rand.IntN(highest-lowest))
-		if l, err := net.Listen("tcp", address); err == nil {
-			held, addresses = append(held, l), append(addresses, address)
-		}
-	}
-	return nil, errors.New("no port of the loopback is free")
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/drover/drover/app"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/port"
 	"github.com/drover/drover/test/process"
 )
 
@@ -91,7 +92,8 @@ type Stack struct {
 	// Front is the one endpoint of all replicas of drover-server; nil where there is but one.
 	Front *Proxy
 
-	mu       sync.Mutex // of Agents
+	mu       sync.Mutex   // of Agents and ports
+	ports    []*port.Held // of all processes, until it is closed
 	options  Options
 	binaries string
 	env      map[string]string
@@ -136,14 +138,29 @@ func New(ctx context.Context, options Options) (s *Stack, err error) {
 	return s, err
 }
 
-// choosePorts writes the settings of drover-dev, unless there are any: it keeps ports to itself that no connection of anybody takes while
-// a process is away, which those that it would choose do not do.
+// addresses returns addresses for processes to listen on, which nobody else gets while they are away.
+func (s *Stack) addresses(n int) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var addresses []string
+	for range n {
+		held, err := port.Hold()
+		if err != nil {
+			return nil, err
+		}
+		s.ports, addresses = append(s.ports, held), append(addresses, held.Address())
+	}
+	return addresses, nil
+}
+
+// choosePorts writes the settings of drover-dev, unless there are any: it keeps ports to itself that nobody takes while a process is away,
+// which those that it would choose do not do.
 func (s *Stack) choosePorts() error {
 	name := filepath.Join(s.Data, "dev.json")
 	if _, err := os.Stat(name); err == nil {
 		return nil
 	}
-	addresses, err := freeAddresses(4)
+	addresses, err := s.addresses(4)
 	if err != nil {
 		return err
 	}
@@ -200,7 +217,7 @@ func (s *Stack) startSpread(ctx context.Context) error {
 		return err
 	}
 	s.env["DATABASE_URL"] = s.Database.URL
-	addresses, err := freeAddresses(max(1, s.options.Servers))
+	addresses, err := s.addresses(max(1, s.options.Servers))
 	if err != nil {
 		return err
 	}
@@ -250,7 +267,7 @@ func (s *Stack) process(name, program string, args ...string) *process.Process {
 	metrics := app.MetricsOff
 	if s.options.Metrics {
 		metrics = "127.0.0.1:0" // of no use, and nobody gets here without a free port
-		if free, err := freeAddresses(1); err == nil {
+		if free, err := s.addresses(1); err == nil {
 			metrics = free[0]
 		}
 	}
@@ -296,7 +313,7 @@ func MetricsURL(p *process.Process) string {
 
 // AddServer starts one more replica of drover-server, with arguments of its own. It is not behind Front.
 func (s *Stack) AddServer(ctx context.Context, args ...string) (*Server, error) {
-	addresses, err := freeAddresses(1)
+	addresses, err := s.addresses(1)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +341,7 @@ func (s *Stack) orchestrator() *process.Process {
 }
 
 func (s *Stack) transitionHost() (*TransitionHost, error) {
-	addresses, err := freeAddresses(1)
+	addresses, err := s.addresses(1)
 	if err != nil {
 		return nil, err
 	}
@@ -382,6 +399,11 @@ func (s *Stack) Close() error {
 	}
 	if s.Front != nil {
 		s.Front.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, held := range s.ports {
+		held.Close()
 	}
 	if s.Database != nil {
 		return s.Database.close()

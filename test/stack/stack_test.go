@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,7 +15,7 @@ import (
 
 func withTimeout(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), StartLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*StartLimit)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -81,7 +80,7 @@ func TestSpread(t *testing.T) {
 			r, err := s.Drover(ctx, "job", "list")
 			require.NoError(t, err)
 			assert.Contains(t, r.Stdout, job.JobID)
-			require.NoError(t, s.Stop(10*time.Second))
+			require.NoError(t, s.Stop(StartLimit))
 		})
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/drover/drover/test/process"
 )
 
-// StartLimit bounds the start of a stack, or of a process, in a test: a small machine under load needs a few seconds.
-const StartLimit = 90 * time.Second
+// StartLimit bounds the start of a stack, or of a process, and its stop, in a test: a small machine under load needs a few seconds.
+const StartLimit = 3 * time.Minute
 
 // ForTest starts a stack for a test, in a directory of its own unless options name one, and closes it at the test's end. When the test has
 // failed, the end of every log is shown, and all logs are kept.
