@@ -17,6 +17,7 @@ import (
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/property"
 )
 
 // What is answered from kept jobs and pages is what somebody answers who keeps nothing, whoever changed what.
@@ -72,7 +73,7 @@ func TestJobPagesAreNeverStale(t *testing.T) {
 		`DELETE FROM replication_jobs WHERE job_id <> $1 AND name <> $2 AND spec = '{}'`,
 	}
 	changes := 0
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		for range rapid.IntRange(1, 12).Draw(t, "changes") {
 			changes++
 			fresh := fmt.Sprint("new-", changes)

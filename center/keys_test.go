@@ -14,6 +14,7 @@ import (
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/property"
 )
 
 // What becomes of a call does not depend on whether the endpoint has seen its key before, nor on who changed the key since.
@@ -31,7 +32,7 @@ func TestKnownKeysAreNeverStale(t *testing.T) {
 		require.NoError(t, err)
 	}
 	calls := 0
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		for range rapid.IntRange(1, 10).Draw(t, "changes") {
 			switch rapid.IntRange(0, 6).Draw(t, "change") {
 			case 0:

@@ -103,7 +103,7 @@ func TestStreamIsTheOutboxWhateverIsKilled(t *testing.T) {
 	// Each check is a server or two: as many as the package's other properties have would take minutes.
 	property.Checks(t, 15)
 	srv := startNATS(t)
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		nc, js := srv.connect(zap.NewNop())
 		defer nc.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

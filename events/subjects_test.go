@@ -7,6 +7,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 func TestSubjects(t *testing.T) {
@@ -70,7 +72,7 @@ func TestFilters(t *testing.T) {
 func TestTokensAreReversible(t *testing.T) {
 	names := rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z .*>%$\t]{0,12}`),
 		rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		name := names.Draw(t, "name")
 		token := EncodeToken(name)
 		if !server.IsValidLiteralSubject(token) || strings.ContainsAny(token, ". *>\t\r\n") {
@@ -90,7 +92,7 @@ func TestTokensAreReversible(t *testing.T) {
 
 // What decodes was encoded so: a resource has one subject only.
 func TestTokensAreCanonical(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		token := rapid.StringMatching(`([a-zA-Z0-9_.-]|%[0-9A-Fa-f]{0,2}){0,8}`).Draw(t, "token")
 		if name, err := DecodeToken(token); err == nil && EncodeToken(name) != token {
 			t.Fatalf("%q decodes to %q, which encodes to %q", token, name, EncodeToken(name))

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/property"
 )
 
 func TestRetryWait(t *testing.T) {
@@ -33,7 +34,7 @@ func TestRetryWait(t *testing.T) {
 }
 
 func TestRetryWaitGrows(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		retry := Retry{
 			Interval:    time.Duration(rapid.Int64Range(1, math.MaxInt64).Draw(t, "interval")),
 			MaxInterval: time.Duration(rapid.Int64Range(1, math.MaxInt64).Draw(t, "max")),
@@ -70,7 +71,7 @@ func TestJobName(t *testing.T) {
 }
 
 func TestJobNameRoundTrip(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		fleet := rapid.StringMatching(`[A-Za-z][A-Za-z0-9_-]{0,62}`).Draw(t, "fleet")
 		server := rapid.OneOf(rapid.String(), rapid.StringMatching(`[\p{Han}A-Za-z0-9:_-]{1,128}`)).Draw(t, "server")
 		name := JobName(fleet, server, "s-0123456789abcdefgh")

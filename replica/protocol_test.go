@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 // client speaks the protocol by hand.
@@ -229,7 +231,7 @@ func TestTokens(t *testing.T) {
 // between, in random order; whatever happened, a sync that completes leaves
 // both sides equal.
 func TestRandomHistories(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+	property.Check(t, func(rt *rapid.T) {
 		s := newSite(t)
 		defer s.kill()
 		size := rapid.Int64Range(1, 3<<20).Draw(rt, "size")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 // TestSignRequestKnownAnswer holds a signature against the worked example the vendor publishes for ACS3.
@@ -189,7 +191,7 @@ func TestVerifyACS3RefusesReplay(t *testing.T) {
 // TestSignRequestProperty: what is signed passes, whatever its parameters, and does not once a parameter is another.
 func TestSignRequestProperty(t *testing.T) {
 	texts := rapid.MapOfN(rapid.String(), rapid.String(), 0, 8)
-	rapid.Check(t, func(rt *rapid.T) {
+	property.Check(t, func(rt *rapid.T) {
 		query, form := url.Values{}, url.Values{}
 		for name, value := range texts.Draw(rt, "query") {
 			query.Set(name, value)

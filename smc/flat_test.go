@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 func flat(query map[string]string) url.Values {
@@ -128,7 +130,7 @@ func TestRoundTrip(t *testing.T) {
 	for _, op := range Operations() {
 		t.Run(op.Name(), func(t *testing.T) {
 			s := schemaOf(reflect.TypeOf(op.NewRequest()).Elem())
-			rapid.Check(t, func(t *rapid.T) {
+			property.Check(t, func(t *rapid.T) {
 				want := op.NewRequest()
 				s.draw(t, reflect.ValueOf(want).Elem())
 				if err := s.validate("", reflect.ValueOf(want).Elem()); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/drover/drover/test/property"
 )
 
 // TestSignKnownAnswers holds signatures against answers computed elsewhere: the first is the example the vendor
@@ -62,7 +64,7 @@ func signAnotherWay(values url.Values, method, secret string) string {
 }
 
 func TestSignProperty(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	property.Check(t, func(t *rapid.T) {
 		values := url.Values{}
 		for name, value := range rapid.MapOf(rapid.StringN(1, 12, -1), rapid.String()).Draw(t, "values") {
 			if name != "Signature" {

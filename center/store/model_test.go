@@ -11,6 +11,7 @@ import (
 
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
+	"github.com/drover/drover/test/property"
 )
 
 // model is what CONTRACT's table of job states, its queue, its grid and its ValidTime make of an account, written down a second time
@@ -620,7 +621,7 @@ func legal(from, to string) bool {
 func TestStoreAgainstAModel(t *testing.T) {
 	f := newFixture(t)
 	n := 0
-	rapid.Check(t, func(rt *rapid.T) {
+	property.Check(t, func(rt *rapid.T) {
 		n++
 		m := &model{T: rt, f: f, account: fmt.Sprintf("model-%d", n), beats: map[string]time.Time{}}
 		f.clock.advance(time.Hour) // those of before are silent
