@@ -606,7 +606,7 @@ func TestJobAgainstAModel(t *testing.T) {
 	var shared *record
 	start := time.Date(2026, 1, 1, 0, 0, 0, 123e6, time.UTC)
 	n := 0
-	rapid.Check(t, func(rt *rapid.T) {
+	property.Check(t, func(rt *rapid.T) {
 		plan := drawPlan(rt)
 		if n%ofStore == 0 {
 			shared = openRecord(t)
@@ -688,6 +688,9 @@ func (p *play) toItsEnd(start time.Time) {
 		case p.rebuilt && temporal.IsCanceledError(err):
 			p.log("rebuilt")
 			p.requests, p.asks = nil, nil // who asked gets no answer, and the new entity knows nothing of it
+			if p.job() == nil {
+				return // its entity had not heard yet that it is gone, and of nothing none is made
+			}
 			input = p.input()
 		default:
 			p.unanswered()
