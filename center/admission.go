@@ -24,6 +24,7 @@ type admission struct {
 	store  *store.Store
 	engine Engine
 	log    *zap.Logger
+	sweep  time.Duration // admissionSweep outside tests
 
 	mutex   sync.Mutex
 	telling map[string]bool // by JobID
@@ -31,13 +32,13 @@ type admission struct {
 }
 
 func newAdmission(record *store.Store, engine Engine, log *zap.Logger) *admission {
-	return &admission{store: record, engine: engine, log: log, telling: map[string]bool{}}
+	return &admission{store: record, engine: engine, log: log, sweep: admissionSweep, telling: map[string]bool{}}
 }
 
 // run admits jobs until ctx is done: as soon as a slot may have become free, and every few seconds.
 func (a *admission) run(ctx context.Context) error {
 	defer a.tells.Wait()
-	ticker := time.NewTicker(admissionSweep)
+	ticker := time.NewTicker(a.sweep)
 	defer ticker.Stop()
 	for {
 		changed := a.store.OutboxChanged() // whatever frees a slot writes an event

@@ -406,7 +406,7 @@ func TestSweep(t *testing.T) {
 	require.Eventually(t, func() bool {
 		missing, err := f.store.JobsWithoutWorkflow(t.Context())
 		return err == nil && len(missing) == 0
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	stop()
 	require.NoError(t, <-done)
 }

@@ -67,16 +67,23 @@ func entityInput(job *store.Job) workflows.JobInput {
 func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID string, argument any) error {
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
+	var why string
+	late := func() error {
+		return fmt.Errorf("%w: %w", ctx.Err(), smc.Errorf(smc.CodeServiceUnavailable,
+			"%s of job %s was not carried out: %s within %s; send it again", update, jobID, why, updateTimeout))
+	}
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := t.ask(ctx, jobID, update, requestID, argument)
-		why := "its workflow has not taken it" // if it continues as new: its next run takes the request
 		switch smc.CodeOf(err) {
 		case workflows.TypeContinuesAsNew:
+			why = "its workflow has not taken it" // its next run takes the request
 		case smc.CodeReplicationJobInvalidStatus:
 			job, lookErr := t.Store.JobByID(ctx, jobID)
 			switch {
 			case errors.Is(lookErr, store.ErrNotFound):
 				return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+			case lookErr != nil && ctx.Err() != nil && why != "":
+				return late()
 			case lookErr != nil:
 				// Whether the entity is right or behind, only the record could tell.
 				return fmt.Errorf("%s of job %s was not carried out, and its record cannot be read: %w", update, jobID, lookErr)
@@ -98,8 +105,7 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), smc.Errorf(smc.CodeServiceUnavailable,
-				"%s of job %s was not carried out: %s within %s; send it again", update, jobID, why, updateTimeout))
+			return late()
 		}
 	}
 }

@@ -213,7 +213,7 @@ func TestUpdateOfAnEntityThatStaysBehind(t *testing.T) {
 	for range 100 {
 		c.calls = append(c.calls, refused)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := engine.Update(ctx, job, workflows.UpdateStart, "R1", struct{}{})
 	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
