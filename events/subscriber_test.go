@@ -184,7 +184,7 @@ func TestDurableDiscardsAndKeepsSlowOnes(t *testing.T) {
 	core, logs := observer.New(zap.ErrorLevel)
 	got := make(chan string, 10)
 	// The handler of the second event takes longer than AckWait; it must not be handed out twice.
-	cfg := SubscribeConfig{Durable: "bridge", AckWait: 150 * time.Millisecond, Log: zap.New(core)}
+	cfg := SubscribeConfig{Durable: "bridge", AckWait: 3 * time.Second, Log: zap.New(core)}
 	goRun(t, func(ctx context.Context) error {
 		return Subscribe(ctx, js, cfg, func(ctx context.Context, ev Event) error {
 			got <- brief(ev)
@@ -196,7 +196,7 @@ func TestDurableDiscardsAndKeepsSlowOnes(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				timer := time.NewTimer(3 * cfg.AckWait)
+				timer := time.NewTimer(cfg.AckWait + cfg.AckWait/2)
 				defer timer.Stop()
 				<-timer.C
 				latest, err := info.Info(ctx)
