@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -15,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountSmall returns a file system of its own with so much room.
+// mountSmall returns a file system of its own with so much room. Nobody sees it but through a file that the test has open: the kernel takes it
+// away with the test's process, however that ends.
 func mountSmall(t *testing.T, size string) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -27,8 +29,10 @@ func mountSmall(t *testing.T, size string) string {
 	} else {
 		require.NoError(t, err)
 	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-	return dir
+	root, err := os.Open(dir)
+	require.NoError(t, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH)))
+	t.Cleanup(func() { require.NoError(t, root.Close()) })
+	return fmt.Sprintf("/proc/self/fd/%d", root.Fd())
 }
 
 // A disk that runs full in the middle of a run: the run is told so, what was stored stays, and once there is room again it goes on
