@@ -63,7 +63,7 @@ func TestAgentCopiesRealDisks(t *testing.T) {
 	r.start()
 	registered := center.count(func(c *fakeCenter) int { return len(c.registered) })
 	eventually(t, "the registration", func() bool { return registered() == 1 })
-	described := center.registered[0].Server.Disks
+	described := center.registrations()[0].Server.Disks
 	require.Len(t, described, 2)
 	require.Len(t, described[0].Parts, 2)
 	assert.Equal(t, "0_1", described[0].Parts[1].Device)

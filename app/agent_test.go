@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ import (
 const (
 	goodCode  = "a-good-code"
 	goodToken = "a-good-token"
-	patience  = 10 * time.Second
+	patience  = time.Minute
 )
 
 // fakeCenter is a center of one source server.
@@ -157,6 +158,19 @@ func (c *fakeCenter) count(what func(*fakeCenter) int) func() int {
 		defer c.mu.Unlock()
 		return what(c)
 	}
+}
+
+// registrations and beats are what has come so far. Something of an agent that was stopped may come still.
+func (c *fakeCenter) registrations() []agentapi.RegisterRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.registered)
+}
+
+func (c *fakeCenter) beats() []agentapi.HeartbeatRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.heartbeats)
 }
 
 func refuse(w http.ResponseWriter, status int, code, message string) {
@@ -347,8 +361,8 @@ func TestAgentRegistersOnceAndKeepsItsIdentity(t *testing.T) {
 	eventually(t, "heartbeats", func() bool { return heartbeats() >= 3 })
 	first.stop()
 
-	require.Len(t, center.registered, 1)
-	req := center.registered[0]
+	require.Len(t, center.registrations(), 1)
+	req := center.registrations()[0]
 	assert.Equal(t, "web-1", req.Name)
 	assert.Equal(t, "instance", req.Instance)
 	assert.NotEmpty(t, req.Server.Hostname)
@@ -365,7 +379,7 @@ func TestAgentRegistersOnceAndKeepsItsIdentity(t *testing.T) {
 	}, req.Server.Disks[1])
 	assert.True(t, req.Server.Disks[0].Parts[0].Need, "partitions of the system disk are needed")
 	assert.Equal(t, "0_0", req.Server.Disks[0].Parts[0].Device)
-	assert.Equal(t, req.Server.Disks, center.heartbeats[0].Server.Disks)
+	assert.Equal(t, req.Server.Disks, center.beats()[0].Server.Disks)
 	assert.Positive(t, first.pausesOf(7*time.Second), "the center's heartbeat rate")
 
 	info, err := os.Stat(filepath.Join(cfg.StateDir, agentStateFile))
@@ -383,8 +397,8 @@ func TestAgentRegistersOnceAndKeepsItsIdentity(t *testing.T) {
 	second := newAgent(t, AgentConfig{StateDir: cfg.StateDir}).start()
 	eventually(t, "heartbeats", func() bool { return heartbeats() > before })
 	second.stop()
-	assert.Len(t, center.registered, 1)
-	assert.Equal(t, req.Server.Disks, center.heartbeats[before].Server.Disks)
+	assert.Len(t, center.registrations(), 1)
+	assert.Equal(t, req.Server.Disks, center.beats()[before].Server.Disks)
 }
 
 func TestAgentStateYieldsToFlags(t *testing.T) {
@@ -406,8 +420,8 @@ func TestAgentStateYieldsToFlags(t *testing.T) {
 	movedHeartbeats := moved.count(func(c *fakeCenter) int { return len(c.heartbeats) })
 	eventually(t, "two heartbeats", func() bool { return movedHeartbeats() > 1 })
 	r.stop()
-	assert.Empty(t, moved.registered)
-	assert.Len(t, moved.heartbeats[0].Server.Disks, 1)
+	assert.Empty(t, moved.registrations())
+	assert.Len(t, moved.beats()[0].Server.Disks, 1)
 	assert.Len(t, r.logs.FilterMessageSnippet("activation code is not used").All(), 1)
 	var state agentState
 	data, err := os.ReadFile(filepath.Join(cfg.StateDir, agentStateFile))
@@ -433,9 +447,9 @@ func TestAgentRepeatsARegistrationWhoseAnswerWasLost(t *testing.T) {
 	heartbeats := center.count(func(c *fakeCenter) int { return len(c.heartbeats) })
 	eventually(t, "a heartbeat", func() bool { return heartbeats() > 0 })
 	second.stop()
-	require.Len(t, center.registered, 2)
-	assert.Equal(t, "instance", center.registered[1].Instance, "the center knows a repetition by it")
-	assert.Equal(t, "another", center.heartbeats[0].Instance)
+	require.Len(t, center.registrations(), 2)
+	assert.Equal(t, "instance", center.registrations()[1].Instance, "the center knows a repetition by it")
+	assert.Equal(t, "another", center.beats()[0].Instance)
 	assert.NoFileExists(t, filepath.Join(cfg.StateDir, agentPendingFile))
 }
 
@@ -475,7 +489,7 @@ func TestAgentUsage(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(cfg.StateDir, agentStateFile), []byte("{"), 0o600))
 		assert.ErrorContains(t, newAgent(t, cfg).start().wait(), "damaged")
 	})
-	assert.Empty(t, center.registered)
+	assert.Empty(t, center.registrations())
 }
 
 func TestAgentWithAWrongCodeFailsAtOnce(t *testing.T) {

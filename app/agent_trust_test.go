@@ -82,12 +82,12 @@ func TestAgentKnowsTheCenterByItsCode(t *testing.T) {
 	require.ErrorContains(t, err, "unknown authority")
 	r.stop()
 
-	assert.Equal(t, goodCode, center.registered[0].Code, "the center gets its secret alone")
+	assert.Equal(t, goodCode, center.registrations()[0].Code, "the center gets its secret alone")
 	assert.Equal(t, ca.EncodeCertificates(authority.Certificate), keptState(t, cfg).CACertificates)
 	r = newAgent(t, AgentConfig{StateDir: cfg.StateDir}).start()
 	center.awaitHeartbeats(t)
 	r.stop()
-	assert.Len(t, center.registered, 1)
+	assert.Len(t, center.registrations(), 1)
 
 	// It never falls back to the clear.
 	var wrong *AgentUsageError
@@ -101,7 +101,7 @@ func TestAgentRefusesAnotherCenter(t *testing.T) {
 	refused := func(cfg AgentConfig) error {
 		err := newAgent(t, cfg).start().wait()
 		require.Error(t, err)
-		assert.Empty(t, center.registered, "the code was not sent")
+		assert.Empty(t, center.registrations(), "the code was not sent")
 		assert.NoFileExists(t, filepath.Join(cfg.StateDir, agentStateFile))
 		return err
 	}
@@ -140,7 +140,7 @@ func TestAgentRefusesACertificateForAnotherName(t *testing.T) {
 	cfg := center.config(t, authority)
 	cfg.Endpoint = "https://localhost:" + cfg.Endpoint[len("https://127.0.0.1:"):]
 	require.ErrorContains(t, newAgent(t, cfg).start().wait(), "--tls-name")
-	assert.Empty(t, center.registered)
+	assert.Empty(t, center.registrations())
 }
 
 // The authority of a center changes while its agents run.
@@ -163,7 +163,7 @@ func TestAgentFollowsTheCentersAuthorities(t *testing.T) {
 	eventually(t, "the old one is dropped", func() bool { return keptState(t, cfg).CACertificates == ca.EncodeCertificates(next.Certificate) })
 	center.awaitHeartbeats(t)
 	r.stop()
-	assert.Len(t, center.registered, 1)
+	assert.Len(t, center.registrations(), 1)
 }
 
 // An agent that registered in the clear takes the authority of a code.
@@ -185,7 +185,7 @@ func TestAgentMovesToTLS(t *testing.T) {
 	center.awaitHeartbeats(t)
 	r.stop()
 	assert.Equal(t, secure.Endpoint, keptState(t, cfg).Endpoint)
-	assert.Len(t, center.registered, 1)
+	assert.Len(t, center.registrations(), 1)
 }
 
 // An agent with --ca-file goes by that file alone.
