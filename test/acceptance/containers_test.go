@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -53,7 +52,7 @@ func TestContainerImages(t *testing.T) {
 	target := []string{"--target-type", "ContainerImage", "--container-namespace", "Team", "--container-repository", "app"}
 	s.refused(smc.CodeInvalidParameter, []string{"ContainerTag"}, append([]string{"job", "create", "--source", "box", "--container-tag", "v 7"}, target...)...)
 	job := s.createJob(a, append(target, "--container-tag", "v7", "--run-once=false", "--frequency", "12", "--max-images", "1", "--start")...)
-	stack.Eventually(t, time.Minute, "an image is being made", func() (bool, any) { return len(s.imageDirs()) > 0, nil })
+	stack.Eventually(t, slow, "an image is being made", func() (bool, any) { return len(s.imageDirs()) > 0, nil })
 	s.again()
 	s.awaitStatus(job, smc.StatusWaiting)
 

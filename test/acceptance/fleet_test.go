@@ -291,7 +291,8 @@ defaults: {systemDiskSize: 40, retry: {limit: 2, interval: 200ms, maxInterval: 1
 waves: [{name: all, servers: [{name: good}, {name: bad}]}]
 `))
 	s.breakDisk("trouble", "bad", bad)
-	s.awaitSyncing(server(t, s.fleetStatus("trouble"), "good").JobID, 0.1)
+	syncing := s.awaitFleet("trouble", "syncing good", func(status fleet.Status) bool { return phaseOf(status, "good") == fleet.PhaseReplicate })
+	s.awaitSyncing(server(t, syncing, "good").JobID, 0.1)
 	a.killAgain()
 
 	r := s.try("fleet", "watch", "trouble")

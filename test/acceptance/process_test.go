@@ -42,8 +42,8 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// terminate stops a process as an operator would. It must end cleanly, and within 10 seconds.
+// terminate stops a process as an operator would. It must end cleanly.
 func terminate(t *testing.T, p *process.Process) {
 	t.Helper()
-	require.NoError(t, p.Stop(10*time.Second))
+	require.NoError(t, p.Stop(slow))
 }

@@ -22,7 +22,7 @@ const (
 	gib = 1 << 30
 
 	// slow bounds everything that has no limit of its own.
-	slow = 2 * time.Minute
+	slow = 4 * time.Minute
 )
 
 // center is a drover-dev and what belongs to it.
@@ -202,7 +202,7 @@ func (s *center) awaitStatus(jobID string, status smc.JobStatus) *smc.DescribeRe
 func (s *center) awaitSyncing(jobID string, share float64) *smc.DescribeReplicationJobDetailsResult {
 	s.t.Helper()
 	return s.await(jobID, fmt.Sprintf("Syncing at %.0f %%", 100*share), func(d *smc.DescribeReplicationJobDetailsResult) bool {
-		if d.Status == smc.StatusRunning && (d.BusinessStatus == smc.BusinessPreparing || d.BusinessStatus == smc.BusinessSyncing && d.BytesTotal == 0) {
+		if d.Status == smc.StatusReady || d.Status == smc.StatusRunning && (d.BusinessStatus == smc.BusinessPreparing || d.BusinessStatus == smc.BusinessSyncing && d.BytesTotal == 0) {
 			return false
 		}
 		require.Equal(s.t, smc.BusinessSyncing, d.BusinessStatus, "%s, %s: %s", d.Status, d.ErrorCode, d.StatusInfo)

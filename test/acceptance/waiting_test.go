@@ -69,7 +69,7 @@ func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 	t.Parallel()
 	s := newSpread(t)
 	heard := s.follow()
-	a, disk, job := s.syncing("db-1", 512*mib, 96*mib, 31, 100_000)
+	a, disk, job := s.syncing("db-1", 512*mib, 96*mib, 31, 50_000)
 
 	host := s.TransitionHosts[0]
 	s.pauseBetweenWrites(host.Process)
@@ -79,7 +79,7 @@ func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 	staged := filepath.Join(host.Data, "staging", job, "disk-0.raw")
 	before := copyDisk(t, filepath.Join(s.Dir, "staged.raw"), staged)
 	host.Continue()
-	a.still(20 * time.Second)
+	a.still(slow)
 	assert.LessOrEqual(t, differing(t, before, staged), int64(4*replica.WindowSize), "what was in flight, of four streams")
 	after, err := s.details(job)
 	require.NoError(t, err)
@@ -97,11 +97,11 @@ func TestStopWhileTheTransitionHostHangs(t *testing.T) {
 // job InError. Start goes on from there.
 func TestSourceThatGoesAway(t *testing.T) {
 	t.Parallel()
-	s := newSpread(t, "DROVER_SOURCE_WAIT=6s")
+	s := newSpread(t, "DROVER_SOURCE_WAIT=15s")
 	heard := s.follow()
 	a, disk, job := s.syncing("web-1", 256*mib, 48*mib, 32, 50_000)
 	require.NoError(t, a.Pause())
-	waiting := s.awaitInfo(job, "source server web-1 has not been heard of since", "since ", smc.CodeSourceServerOffline, "6s")
+	waiting := s.awaitInfo(job, "source server web-1 has not been heard of since", "since ", smc.CodeSourceServerOffline, "15s")
 	assert.Equal(t, int64(-1), waiting.EtaSeconds, "what waits has no end in sight")
 	assert.Zero(t, waiting.BytesPerSecond)
 	a.Continue()
@@ -144,7 +144,7 @@ func TestDueStartIsWoken(t *testing.T) {
 	t.Parallel()
 	s := newCenter(t)
 	a := s.startAgent("web-1", makeDisk(t, filepath.Join(s.Dir, "disk.raw"), 8*mib, mib, 2, 34))
-	job := s.createJob(a, "--schedule", "+5s")
+	job := s.createJob(a, "--schedule", "+10s")
 	a.Kill()
 	s.db(`UPDATE source_servers SET state = 'Unavailable'`)
 	s.await(job, "waiting for its source", func(d *smc.DescribeReplicationJobDetailsResult) bool {

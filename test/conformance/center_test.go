@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/disks"
 	"github.com/drover/drover/test/stack"
 )
@@ -79,14 +80,18 @@ func (c *center) takeOffline(t *testing.T, a *stack.Agent) {
 	db, err := c.Database.Open()
 	require.NoError(t, err)
 	defer db.Close()
-	_, err = db.ExecContext(t.Context(), `UPDATE source_servers SET heartbeat_at = 0 WHERE source_id = $1`, a.SourceID)
-	require.NoError(t, err)
 	sealer, err := store.LoadSealer(c.Env()["DROVER_SECRET_KEY_FILE"])
 	require.NoError(t, err)
 	record, err := store.Open(t.Context(), c.Database.URL, store.WithSealer(sealer))
 	require.NoError(t, err)
-	offline, err := record.MarkOffline(t.Context(), time.UnixMilli(1))
-	require.NoError(t, err)
-	require.Equal(t, []string{a.SourceID}, offline)
-	require.NoError(t, record.Close())
+	defer func() { require.NoError(t, record.Close()) }()
+	stack.Eventually(t, stepLimit, "the source server is Unavailable", func() (bool, any) { // a heartbeat may be under way, and a replica be first
+		_, err := db.ExecContext(t.Context(), `UPDATE source_servers SET heartbeat_at = 0 WHERE source_id = $1`, a.SourceID)
+		require.NoError(t, err)
+		_, err = record.MarkOffline(t.Context(), time.UnixMilli(1))
+		require.NoError(t, err)
+		source, err := record.Source(t.Context(), c.Env()["DROVER_ACCOUNT"], a.SourceID)
+		require.NoError(t, err)
+		return source.State == smc.SourceUnavailable, source.State
+	})
 }

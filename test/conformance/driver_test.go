@@ -161,9 +161,13 @@ func npmCI() (dir string, log []byte, err error) {
 			return dir, nil, err
 		}
 	}
-	cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	cmd.Dir = dir
-	log, err = cmd.CombinedOutput()
+	for range 3 { // the registry is far away
+		cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+		cmd.Dir = dir
+		if log, err = cmd.CombinedOutput(); err == nil {
+			break
+		}
+	}
 	return dir, log, err
 }
 

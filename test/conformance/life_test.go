@@ -23,7 +23,7 @@ import (
 type values = map[string]any
 
 // stepLimit bounds each wait for the center.
-const stepLimit = time.Minute
+const stepLimit = 4 * time.Minute
 
 // lives are the clients that live a whole life each, by the name their source server and job have.
 var lives = map[string]string{
@@ -263,7 +263,7 @@ func live(u *user, c *center, name, region string, o others) {
 	create := func(changes values) values {
 		params := values{
 			"RegionId": region, "SourceId": source.SourceID, "Name": name, "ImageName": name, "SystemDiskSize": 20, "ClientToken": name + "-1",
-			"ReplicationParameters": `{"bandwidth_limit":40000,"compress_level":0}`, "SystemDiskPart": part(system.Device, system.SizeBytes),
+			"ReplicationParameters": `{"bandwidth_limit":20000,"compress_level":0}`, "SystemDiskPart": part(system.Device, system.SizeBytes),
 			"DataDisk": []any{values{"Index": 1, "Size": 20, "Part": part(data.Device, data.SizeBytes)}},
 			"Tag":      []any{values{"Key": "wave", "Value": "1"}},
 		}

@@ -122,9 +122,14 @@ func TestRun(t *testing.T) {
 	r, err := Run(soon(t), []string{"WORD=said"}, "/bin/sh", "-c", `echo $WORD; echo moaned >&2; exit 3`)
 	require.NoError(t, err)
 	assert.Equal(t, Result{Code: 3, Stdout: "said\n", Stderr: "moaned\n"}, r)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err = Run(ctx, nil, "/bin/sh", "-c", "exec sleep 1000")
+	begun, limit := filepath.Join(t.TempDir(), "begun"), soon(t)
+	go func() {
+		defer cancel()
+		_ = Until(limit, "it has begun", func() (bool, any) { _, err := os.Stat(begun); return err == nil, err })
+	}()
+	_, err = Run(ctx, nil, "/bin/sh", "-c", "echo > "+begun+"; exec sleep 1000")
 	require.ErrorContains(t, err, "does not end")
 }
 
