@@ -252,8 +252,10 @@ type RestoreConfig struct {
 	From string
 	// DataDirs are the roots of transition hosts on this machine: DIR when the backup has one host, else HOST=DIR.
 	DataDirs []string
-	// ImagesOnly leaves the record out, VerifyOnly everything.
+	// ImagesOnly leaves the record out, and gives hosts the images back that they lack; VerifyOnly leaves out everything.
 	ImagesOnly, VerifyOnly bool
+	// Images, with ImagesOnly, are those to give back; none: all that are lacking.
+	Images []string
 }
 
 // Check reports what is missing.
@@ -267,6 +269,8 @@ func (c *RestoreConfig) Check() error {
 		return errors.New("--images-only needs --data, the data folder of a transition host")
 	case c.ImagesOnly:
 		return nil
+	case len(c.Images) > 0:
+		return errors.New("--image names an image to give back with --images-only; a restore of the record takes all of them")
 	}
 	return c.checkRecord()
 }
@@ -286,15 +290,20 @@ func Restore(ctx context.Context, config RestoreConfig, out io.Writer) error {
 		report.line("backup: everything in it is what it was")
 		return nil
 	}
-	target := backup.Target{Progress: report.progress}
-	if target.DataDirs, err = hostDirs(b.Manifest.Hosts, config.DataDirs); err != nil {
+	dirs, err := hostDirs(b.Manifest.Hosts, config.DataDirs)
+	if err != nil {
 		return err
 	}
-	if !config.ImagesOnly {
-		target.DatabaseURL = config.DatabaseURL
-		if target.Sealer, err = store.LoadSealer(config.SecretKeyFile); err != nil {
-			return err
+	if config.ImagesOnly {
+		given, err := b.GiveBack(ctx, dirs, config.Images, report.progress)
+		for _, g := range given {
+			report.line("images: %d of the transition host %s were given back to %s, %d were there. Next: start its worker with it as --data", len(g.Images), g.HostID, dirs[g.HostID], len(g.There))
 		}
+		return err
+	}
+	target := backup.Target{Progress: report.progress, DatabaseURL: config.DatabaseURL, DataDirs: dirs}
+	if target.Sealer, err = store.LoadSealer(config.SecretKeyFile); err != nil {
+		return err
 	}
 	if err := b.Restore(ctx, target); err != nil {
 		return err
@@ -307,9 +316,7 @@ func Restore(ctx context.Context, config RestoreConfig, out io.Writer) error {
 			report.line("images: %d of the transition host %s are in the backup and were not restored: give --data for them if the host has lost them", len(host.Images), host.HostID)
 		}
 	}
-	if !config.ImagesOnly {
-		report.line("record: restored. Next: drover-server rebuild, then start the servers and workers")
-	}
+	report.line("record: restored. Next: drover-server rebuild, then start the servers and workers")
 	return nil
 }
 

@@ -102,7 +102,8 @@ func commands(getenv func(string) string) []app.Program {
 				flags.StringVar(&restore.From, "from", "", "`FOLDER` of a backup, or of backups")
 				flags.StringArrayVar(&restore.DataDirs, "data", nil,
 					"data `FOLDER` for a transition host on this machine, as HOST=FOLDER when the backup has several;\nmay be repeated; without it the images are not restored")
-				flags.BoolVar(&restore.ImagesOnly, "images-only", false, "leave the database alone")
+				flags.BoolVar(&restore.ImagesOnly, "images-only", false, "leave the database alone; a host keeps what it has and gets the images back that it lacks")
+				flags.StringArrayVar(&restore.Images, "image", nil, "with --images-only: the `IMAGE` to give back, and no other; may be repeated")
 				flags.BoolVar(&restore.VerifyOnly, "verify", false, "only read the backup and compare it with its checksums")
 			},
 			Command: func(ctx context.Context, _, stderr io.Writer, _ *zap.Logger) error {

@@ -360,6 +360,50 @@ func TestBackupWhileImagesComeAndGo(t *testing.T) {
 	require.Equal(t, []store.DumpedImage{{ImageID: two, HostID: s.hostID}}, result.Manifest.Record.Images)
 }
 
+// A host that has lost images gets those back, and keeps what it has.
+func TestGiveBack(t *testing.T) {
+	s := newSite(t)
+	one, two, three := s.image(), s.image(), s.image()
+	to := t.TempDir()
+	b := must[*Backup](t)(Open(s.take(Options{To: to, DataDirs: []string{s.root}}).Dir))
+	four := s.image()
+	root := filepath.Join(t.TempDir(), "host")
+	dirs := map[string]string{s.hostID: root}
+	require.NoError(t, os.CopyFS(root, os.DirFS(s.root)))
+	staged := filepath.Join(root, "staging", "j-1", "disk-0.raw")
+	require.NoError(t, os.MkdirAll(filepath.Dir(staged), 0o700))
+	require.NoError(t, os.WriteFile(staged, []byte("staged"), 0o600))
+	lose := func() {
+		require.NoError(t, os.RemoveAll(filepath.Join(replica.ImagesDir(root), one)))
+		require.NoError(t, os.Remove(filepath.Join(replica.ImagesDir(root), two, replica.ManifestFile)))
+	}
+
+	lose()
+	_, err := b.GiveBack(s.ctx, map[string]string{s.hostID: s.root}, nil, nil)
+	require.ErrorContains(t, err, "in use", "its host runs")
+	_, err = b.GiveBack(s.ctx, dirs, []string{one, four}, nil)
+	require.ErrorContains(t, err, "has no image "+four)
+	require.NoDirExists(t, filepath.Join(replica.ImagesDir(root), one))
+	require.Equal(t, []Given{{HostID: s.hostID, Images: []string{two}}}, must[[]Given](t)(b.GiveBack(s.ctx, dirs, []string{two}, nil)))
+	s.requireImages(root, two, three, four)
+	lose()
+	require.Equal(t, []Given{{HostID: s.hostID, Images: []string{one, two}, There: []string{three}}}, must[[]Given](t)(b.GiveBack(s.ctx, dirs, nil, nil)))
+	s.requireImages(root, one, two, three, four)
+	require.FileExists(t, staged)
+	left := must[[]string](t)(filepath.Glob(filepath.Join(root, "*"+partial+"*")))
+	require.Empty(t, left)
+
+	// What is not given back need not be whole.
+	lose()
+	disk := filepath.Join(b.Dir, imagesDir, s.hostID, one, "disk-0.raw")
+	require.NoError(t, os.Remove(disk)) // it may be a link to the host's own
+	require.NoError(t, os.WriteFile(disk, bytes.Repeat([]byte{1}, 3<<20), 0o600))
+	_, err = b.GiveBack(s.ctx, dirs, nil, nil)
+	require.ErrorContains(t, err, "damaged")
+	must[[]Given](t)(b.GiveBack(s.ctx, dirs, []string{two}, nil))
+	s.requireImages(root, two, three, four)
+}
+
 // A damaged image does not keep the others from being backed up.
 func TestBackupOfADamagedImage(t *testing.T) {
 	s := newSite(t)
@@ -385,7 +429,7 @@ func TestBackupOfParts(t *testing.T) {
 	b := must[*Backup](t)(Open(images.Dir))
 	require.ErrorContains(t, b.Restore(s.ctx, Target{DatabaseURL: storetest.URL(t)}), "images only")
 	root := filepath.Join(t.TempDir(), "host")
-	require.NoError(t, b.Restore(s.ctx, Target{DataDirs: map[string]string{s.hostID: root}}))
+	require.Equal(t, []Given{{HostID: s.hostID, Images: []string{id}}}, must[[]Given](t)(b.GiveBack(s.ctx, map[string]string{s.hostID: root}, nil, nil)))
 	s.requireImages(root, id)
 	_, err := Take(s.ctx, Options{To: to})
 	require.ErrorContains(t, err, "nothing to back up")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -98,6 +99,11 @@ func (b *Backup) Verify(ctx context.Context, progress Progress) error {
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
+	return b.verify(ctx, progress, func(string, string) bool { return true })
+}
+
+// verify is Verify of the images that are wanted and of all files besides.
+func (b *Backup) verify(ctx context.Context, progress Progress, wanted func(hostID, imageID string) bool) error {
 	damaged := func(what string) error {
 		return fmt.Errorf("the backup %s is damaged: %s is not what it was. Nothing was changed; use another backup", b.Dir, what)
 	}
@@ -115,6 +121,9 @@ func (b *Backup) Verify(ctx context.Context, progress Progress) error {
 	}
 	for _, host := range b.Manifest.Hosts {
 		for _, id := range host.Images {
+			if !wanted(host.HostID, id) {
+				continue
+			}
 			ok, err := verifyImage(ctx, b.image(host.HostID, id), progress)
 			if err != nil {
 				return err
@@ -131,7 +140,7 @@ func (b *Backup) image(host, id string) string { return filepath.Join(b.Dir, ima
 
 // Target says where a backup is restored to.
 type Target struct {
-	// DatabaseURL is an empty database; empty leaves the record out.
+	// DatabaseURL is an empty database.
 	DatabaseURL string
 	// Sealer holds the key that the secrets of the record are sealed with.
 	Sealer *store.Sealer
@@ -146,13 +155,11 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 	if target.Progress == nil {
 		target.Progress = func(string, int64, int64) {}
 	}
-	if target.DatabaseURL != "" {
-		if b.Manifest.Record == nil {
-			return fmt.Errorf("the backup %s has images only: restore the record from another one", b.Dir)
-		}
-		if err := store.RequireEmpty(ctx, target.DatabaseURL); err != nil {
-			return err
-		}
+	if b.Manifest.Record == nil {
+		return fmt.Errorf("the backup %s has images only: restore the record from another one", b.Dir)
+	}
+	if err := store.RequireEmpty(ctx, target.DatabaseURL); err != nil {
+		return err
 	}
 	var locks []func()
 	defer func() {
@@ -190,9 +197,6 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 		}
 		undo = append(undo, func() error { return os.RemoveAll(replica.ImagesDir(root)) })
 	}
-	if target.DatabaseURL == "" {
-		return nil
-	}
 	err = store.Load(ctx, target.DatabaseURL, b.Manifest.Record, target.Sealer, func(table string) (io.ReadCloser, error) {
 		target.Progress("restore table "+table, 0, 0)
 		return openTable(filepath.Join(b.Dir, recordDir, table+tableSuffix))
@@ -203,8 +207,8 @@ func (b *Backup) Restore(ctx context.Context, target Target) (err error) {
 	return err
 }
 
-// requireEmptyHost takes the root of a transition host that has no data of its own.
-func requireEmptyHost(root, id string) (unlock func(), err error) {
+// lockHost takes the root of a transition host, or a folder that is to become one.
+func lockHost(root, id string) (unlock func(), err error) {
 	unlock, err = replica.LockRoot(root)
 	if err != nil {
 		return nil, err
@@ -214,6 +218,19 @@ func requireEmptyHost(root, id string) (unlock func(), err error) {
 		err = fmt.Errorf("%s is the data of the transition host %s, and the backup has that of %s: give an empty folder. Nothing was changed", root, there, id)
 	} else if _, missing := os.Stat(filepath.Join(root, replica.HostIDFile)); errors.Is(missing, fs.ErrNotExist) {
 		err = nil
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// requireEmptyHost takes the root of a transition host that has no data of its own.
+func requireEmptyHost(root, id string) (unlock func(), err error) {
+	unlock, err = lockHost(root, id)
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range []string{imagesDir, "staging"} {
 		entries, listErr := os.ReadDir(filepath.Join(root, dir))
@@ -231,30 +248,122 @@ func requireEmptyHost(root, id string) (unlock func(), err error) {
 	return unlock, nil
 }
 
-func (b *Backup) restoreHost(ctx context.Context, host Host, root string, progress Progress) error {
-	tmp := filepath.Join(root, "restore"+partial+"images")
-	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
-		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
+// Given is what GiveBack did for a transition host.
+type Given struct {
+	HostID string
+	// Images were given back; There had been there, and were left as they are.
+	Images, There []string
+}
+
+// GiveBack gives transition hosts the images back that they lack, of those that the backup has of them: all, or those of only. dataDirs are
+// the roots of the hosts, by their ids. A root that is empty becomes that of its host; one that is not keeps what it has. The hosts must not
+// run. What is given back is verified before anything is written.
+func (b *Backup) GiveBack(ctx context.Context, dataDirs map[string]string, only []string, progress Progress) ([]Given, error) {
+	if progress == nil {
+		progress = func(string, int64, int64) {}
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // it has another name when all went well
-	for _, id := range host.Images {
-		from := b.image(host.HostID, id)
+	var given []Given
+	lacks := map[[2]string]bool{}
+	found := map[string]bool{}
+	for _, host := range b.Manifest.Hosts {
+		root, wanted := dataDirs[host.HostID]
+		if !wanted {
+			continue
+		}
+		unlock, err := lockHost(root, host.HostID)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		g := Given{HostID: host.HostID}
+		for _, id := range host.Images {
+			if len(only) > 0 && !slices.Contains(only, id) {
+				continue
+			}
+			found[id] = true
+			if _, err := replica.ReadManifest(filepath.Join(replica.ImagesDir(root), id)); err == nil {
+				g.There = append(g.There, id)
+				continue
+			}
+			g.Images = append(g.Images, id)
+			lacks[[2]string{host.HostID, id}] = true
+		}
+		given = append(given, g)
+	}
+	for _, id := range only {
+		if !found[id] {
+			return nil, fmt.Errorf("the backup %s has no image %s of the transition hosts whose data is given: look for it in an earlier backup. Nothing was changed", b.Dir, id)
+		}
+	}
+	if err := b.verify(ctx, progress, func(host, id string) bool { return lacks[[2]string{host, id}] }); err != nil {
+		return nil, err
+	}
+	for _, g := range given {
+		if err := b.giveBack(ctx, g, dataDirs[g.HostID], progress); err != nil {
+			return nil, err
+		}
+	}
+	return given, nil
+}
+
+// giveBack puts images among those that a host has. One of which the host has a part only is replaced.
+func (b *Backup) giveBack(ctx context.Context, g Given, root string, progress Progress) error {
+	tmp, err := b.copyImages(ctx, g.HostID, g.Images, root, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	images := replica.ImagesDir(root)
+	err = os.MkdirAll(images, 0o700)
+	for _, id := range g.Images {
+		if err == nil {
+			err = errors.Join(os.RemoveAll(filepath.Join(images, id)), os.Rename(filepath.Join(tmp, id), filepath.Join(images, id)))
+		}
+	}
+	if err = errors.Join(err, durable.SyncDir(images), durable.SyncDir(root)); err != nil {
+		return fmt.Errorf("give the transition host %s its images back: %w", g.HostID, err)
+	}
+	return nil
+}
+
+// copyImages copies images of the backup into a folder of its own in the root of their host, which has its id afterwards. The caller removes it.
+func (b *Backup) copyImages(ctx context.Context, hostID string, ids []string, root string, progress Progress) (tmp string, err error) {
+	tmp = filepath.Join(root, "restore"+partial+"images")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
+		return tmp, fmt.Errorf("restore the images of %s: %w", hostID, err)
+	}
+	for _, id := range ids {
+		from := b.image(hostID, id)
 		manifest, err := replica.ReadManifest(from)
 		if err != nil {
-			return err
+			return tmp, err
 		}
 		if _, err := replica.CopyImage(ctx, from, filepath.Join(tmp, id), replica.ShareBlocks, progress.meter("restore image "+id, manifest.Bytes())); err != nil {
-			return err
+			return tmp, err
 		}
 	}
+	if err := durable.WriteFile(filepath.Join(root, replica.HostIDFile), []byte(hostID+"\n"), 0o600); err != nil {
+		return tmp, fmt.Errorf("restore the id of transition host %s: %w", hostID, err)
+	}
+	return tmp, durable.SyncDir(tmp)
+}
+
+func (b *Backup) restoreHost(ctx context.Context, host Host, root string, progress Progress) error {
+	tmp, err := b.copyImages(ctx, host.HostID, host.Images, root, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // it has another name when all went well
 	images := replica.ImagesDir(root)
 	if err := os.Remove(images); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
 	}
-	if err := durable.WriteFile(filepath.Join(root, replica.HostIDFile), []byte(host.HostID+"\n"), 0o600); err != nil {
-		return fmt.Errorf("restore the id of transition host %s: %w", host.HostID, err)
-	}
-	if err := errors.Join(durable.SyncDir(tmp), os.Rename(tmp, images), durable.SyncDir(root)); err != nil {
+	if err := errors.Join(os.Rename(tmp, images), durable.SyncDir(root)); err != nil {
 		return fmt.Errorf("restore the images of %s: %w", host.HostID, err)
 	}
 	return nil
