@@ -57,7 +57,7 @@ func DoctorFlags(flags *pflag.FlagSet, c *DoctorConfig) {
 	ConnectionFlags(flags, &c.Connections)
 	flags.StringVarP(&c.Output, "output", "o", "table", "`FORMAT` of the output: table or json")
 	flags.BoolVar(&c.Fix, "fix", false, "mend what can be mended without risk: start missing entities, release sessions and room of no run")
-	flags.StringArrayVar(&c.Remove, "remove", nil, "`NAME` of staging or of an image that orphan-unknown lists: its host removes it at its next look;\nmay be repeated")
+	flags.StringArrayVar(&c.Remove, "remove", nil, "`NAME` of what orphan-unknown or image-lost lists: its host removes it at its next look;\nmay be repeated")
 	flags.Float64Var(&c.MinFree, "min-free", defaultMinFree, "`PERCENT` of a transition host's volume that are to be free")
 	flags.DurationVar(&c.Timeout, "timeout", 2*time.Minute, "`DURATION` that the look may take")
 }
@@ -113,7 +113,7 @@ func Doctor(ctx context.Context, config DoctorConfig, stdout, stderr io.Writer, 
 		for _, name := range config.Remove {
 			approved, err := record.ApproveOrphan(ctx, name)
 			if errors.Is(err, store.ErrNotFound) {
-				return fmt.Errorf("--remove %s: no transition host has found anything of that name that belongs to nothing: the finding orphan-unknown names what may be removed", name)
+				return fmt.Errorf("--remove %s: no transition host has found anything of that name that belongs to nothing: the findings orphan-unknown and image-lost name what may be removed", name)
 			}
 			if err != nil {
 				return fmt.Errorf("--remove %s: %w", name, err)

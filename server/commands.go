@@ -32,7 +32,8 @@ Flags (the variable in brackets is read when the flag is not given):
 const restoreUsage = `Usage: drover-server restore --from FOLDER [--data [HOST=]FOLDER]... [flags]
 
 Gives back a backup, or the newest in a folder of them, after it has verified all of it: the database into an empty one, of
-either kind, and the images of a transition host into an empty folder. drover-server rebuild comes next.
+either kind, and the images of a transition host into an empty folder. drover-server rebuild comes next. With --images-only a
+host gets the images back that it has lost, and keeps what it has.
 
 Flags (the variable in brackets is read when the flag is not given):
 `

@@ -37,6 +37,6 @@ Exit codes: 0 nothing is wrong, 1 something is, 2 a part could not be looked at.
 	flags := doctor.Flags()
 	flags.SortFlags = false
 	flags.BoolVar(&fix, "fix", false, "mend what can be mended without risk: start missing entities, release sessions and room of no run")
-	flags.StringArrayVar(&remove, "remove", nil, "`NAME` of staging or of an image that orphan-unknown lists: its host removes it at its next look; may be repeated")
+	flags.StringArrayVar(&remove, "remove", nil, "`NAME` of what orphan-unknown or image-lost lists: its host removes it at its next look; may be repeated")
 	return doctor
 }

@@ -262,6 +262,12 @@ func (b *Backup) GiveBack(ctx context.Context, dataDirs map[string]string, only 
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
+	var locks []func()
+	defer func() {
+		for _, unlock := range locks {
+			unlock()
+		}
+	}()
 	var given []Given
 	lacks := map[[2]string]bool{}
 	found := map[string]bool{}
@@ -274,7 +280,7 @@ func (b *Backup) GiveBack(ctx context.Context, dataDirs map[string]string, only 
 		if err != nil {
 			return nil, err
 		}
-		defer unlock()
+		locks = append(locks, unlock)
 		g := Given{HostID: host.HostID}
 		for _, id := range host.Images {
 			if len(only) > 0 && !slices.Contains(only, id) {

@@ -110,7 +110,7 @@ var kinds = []Kind{
 	},
 	{
 		hostOffline, Error, "A transition host has not reported itself in the last 30 seconds. Its jobs wait for it; its images cannot be exported.",
-		"Start its worker with the same `--data`. One that is gone for good, with its disk: restore its images from a backup, or delete its jobs.",
+		"Start its worker with the same `--data`, or restart the one that hangs. One that is gone for good, with its disk: put another in its place; docs/operations.md, A transition host that is gone.",
 	},
 	{
 		hostNotSwept, Warning, "A transition host that is there has not looked for what belongs to nothing for more than an hour.",
@@ -134,7 +134,7 @@ var kinds = []Kind{
 	},
 	{
 		imageLost, Error, "An image is in the record, and its files are gone or cannot be read.",
-		"`drover-server restore --images-only --from BACKUP --data FOLDER` gives it back where there is a backup.",
+		"Where it is in a backup: stop the host's worker, `drover-server restore --images-only --image THING --from BACKUP --data FOLDER`, start it again. Where it is in none: `drover doctor --remove THING`, and the record forgets it.",
 	},
 	{
 		sessionStray, Warning, "A sync session is open, or room on a host reserved, for a job that does not run.",
@@ -182,7 +182,7 @@ var kinds = []Kind{
 	},
 	{
 		workflowStuck, Error, "A workflow's code fails, or no worker takes the workflow's next step.",
-		"With no failure: see `queue-unattended`. With a failure: put the version back that ran before; docs/operations.md, Upgrade.",
+		"With no failure: see `queue-unattended`. With a failure: put the version back that ran before; docs/operations.md, When a replay fails.",
 	},
 	{
 		activityFailing, Warning, "A step of a workflow has failed ten times or more and is tried again.",

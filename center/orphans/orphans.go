@@ -10,7 +10,8 @@
 //     host holds; directories without a manifest; images over their job's limit whose deletion was cut off.
 //   - What the record knows nothing of stays, and is told of: a record that was restored from an older backup does not know what
 //     came after it, and this may be the only copy. A person can approve of its removal.
-//   - An image of the record whose files are gone is told of, and stays in the record.
+//   - An image of the record whose files are gone is told of, and stays in the record until a person approves of its removal: it
+//     may be in a backup.
 package orphans
 
 import (
@@ -92,7 +93,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	before := s.now().Add(-s.grace())
 	var failures []error
 	for _, orphan := range known {
-		due := orphan.Kind.Expendable() && !orphan.Since.After(before) || orphan.Kind.Removable() && orphan.Approved
+		due := orphan.Kind.Expendable() && !orphan.Since.After(before) || orphan.Approved
 		if !due || ctx.Err() != nil {
 			continue
 		}
@@ -217,15 +218,14 @@ func (s *Sweeper) remove(ctx context.Context, orphan store.Orphan) error {
 		if removed && err == nil {
 			err = s.Store.MarkReleased(ctx, orphan.Name, s.HostID)
 		}
-	case store.OrphanHalfImage, store.OrphanCondemnedImage, store.OrphanUnknownImage:
+	case store.OrphanHalfImage, store.OrphanCondemnedImage, store.OrphanUnknownImage, store.OrphanLostImage:
 		removed, err = s.Host.RemoveImage(ctx, orphan.Name, func(ctx context.Context) (bool, error) {
 			kind, _, _, err := s.judge(ctx, orphan.Name)
 			return still(kind, err)
 		})
-		if removed && err == nil && orphan.Kind == store.OrphanCondemnedImage {
+		if removed && err == nil && (orphan.Kind == store.OrphanCondemnedImage || orphan.Kind == store.OrphanLostImage) {
 			err = s.Store.DeleteImage(ctx, orphan.Name)
 		}
-	case store.OrphanLostImage:
 	}
 	if err != nil || !removed {
 		return err

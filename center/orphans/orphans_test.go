@@ -311,6 +311,21 @@ func TestImages(t *testing.T) {
 	f.sweep(time.Hour)
 	f.requireImages("m-"+kept[2:], "m-made")
 	f.requireFound(map[string]store.OrphanKind{"m-" + lost[2:]: store.OrphanLostImage, "m-made": store.OrphanUnknownImage, "m-" + kept[2:]: store.OrphanLostImage})
+
+	// What is lost for good is forgotten when a person says so; one that is back by then stays.
+	for _, id := range []string{lost, kept} {
+		_, err := f.Store.ApproveOrphan(ctx, "m-"+id[2:])
+		require.NoError(t, err)
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(f.root, "images", "m-"+kept[2:])))
+	f.image("m-"+kept[2:], kept, 1, true)
+	f.sweep(0)
+	f.requireImages("m-"+kept[2:], "m-made")
+	f.requireFound(map[string]store.OrphanKind{"m-made": store.OrphanUnknownImage})
+	rows, err = f.Store.HostImages(ctx, hostID)
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	require.Equal(t, "m-"+kept[2:], rows[0].ImageID)
 }
 
 // A session that is open, and room that is reserved, without a run.

@@ -13,8 +13,8 @@ import (
 type OrphanKind string
 
 // The kinds of orphans. The first three hold nothing that anybody could want: the host removes them after a time of grace. The
-// others are told of, and what is unknown is removed only when a person approves of it: a record that was restored from an
-// older backup does not know what came after it.
+// others are told of, and removed only when a person approves of it: a record that was restored from an older backup does not
+// know what came after it, and a lost image may be in a backup.
 const (
 	// OrphanStaging is the staging of a job that is gone, has no more runs, or is held by another host.
 	OrphanStaging OrphanKind = "staging"
@@ -34,9 +34,6 @@ const (
 func (k OrphanKind) Expendable() bool {
 	return k == OrphanStaging || k == OrphanHalfImage || k == OrphanCondemnedImage
 }
-
-// Removable reports whether the host removes it when a person approves.
-func (k OrphanKind) Removable() bool { return k != OrphanLostImage }
 
 // Orphan is one finding of a transition host.
 type Orphan struct {
@@ -219,7 +216,7 @@ func orphans(ctx context.Context, from reader, where string, args ...any) ([]Orp
 // nothing then, and returns what that is. Error: ErrNotFound when there is nothing of that name that may be removed.
 func (s *Store) ApproveOrphan(ctx context.Context, name string) (approved []Orphan, err error) {
 	err = s.write(ctx, func(tx *transaction) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE orphans SET approved = 1 WHERE name = ? AND kind <> ?`, name, string(OrphanLostImage)); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE orphans SET approved = 1 WHERE name = ?`, name); err != nil {
 			return err
 		}
 		var err error
