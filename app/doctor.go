@@ -119,7 +119,11 @@ func Doctor(ctx context.Context, config DoctorConfig, stdout, stderr io.Writer, 
 				return fmt.Errorf("--remove %s: %w", name, err)
 			}
 			for _, o := range approved {
-				_, _ = fmt.Fprintf(stderr, "%s %s: the transition host %s removes it within 10 minutes, if the record does not know it by then\n", o.Kind, o.Name, o.HostID)
+				does := "removes it within 10 minutes, if the record does not know it by then"
+				if o.Kind == store.OrphanLostImage {
+					does = "has the record forget it within 10 minutes, if its files are not back by then"
+				}
+				_, _ = fmt.Fprintf(stderr, "%s %s: the transition host %s %s\n", o.Kind, o.Name, o.HostID, does)
 			}
 		}
 	}
