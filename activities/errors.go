@@ -56,6 +56,10 @@ func failureOf(err error, source *store.Source) failure {
 	if errors.As(err, &refusal) {
 		return failure{code: refusal.Code, info: refusal.Message}
 	}
+	var left *undelivered
+	if errors.As(err, &left) {
+		return failure{left.code, left.info, smc.RetryFor(left.code)}
+	}
 	var failed *replica.Error
 	if !errors.As(err, &failed) {
 		return failure{smc.CodeInternalError, err.Error(), smc.RetryFor(smc.CodeInternalError)}
@@ -96,6 +100,7 @@ var codeOf = map[string]string{
 	replica.CodeFileSystemUnsupported: smc.CodeFileSystemUnsupported,
 	replica.CodeFileSystemDamaged:     smc.CodeFileSystemDamaged,
 	replica.CodeFileUnsupported:       smc.CodeFileSystemFileUnsupported,
+	replica.CodeTargetDiskFailed:      smc.CodeTargetInstanceDiskFailed,
 	replica.CodeGrainHashMismatch:     smc.CodeSourceServerDamagedData,
 	replica.CodeInvalidFrame:          smc.CodeSourceServerDamagedData,
 	replica.CodeInvalidRequest:        smc.CodeInternalError,

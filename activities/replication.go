@@ -51,9 +51,13 @@ type Replication struct {
 	SourceWait time.Duration
 	// SourceQuiet is how long a source may be silent before the run says that it waits. Default 20 seconds.
 	SourceQuiet time.Duration
+	// TargetWait is how long a run that has an image to deliver waits for a silent target instance. Default smc.DefaultTargetWait.
+	TargetWait time.Duration
+	// TargetQuiet is how long a target instance may be silent before the run says that it waits. Default 20 seconds.
+	TargetQuiet time.Duration
 }
 
-// urlFor returns where the agent of a job reaches the host.
+// urlFor returns where the agent of a job, and its target instance, reach the host.
 func (a *Replication) urlFor(job *store.Job) string {
 	if job.PrivateNet() && a.PrivateURL != "" {
 		return a.PrivateURL
@@ -177,23 +181,45 @@ func (a *Replication) tell(job *store.Job, p store.SyncProgress, percent float64
 	}
 }
 
-// Process makes the run's image of the synced state.
+// Process makes the run's image of the synced state, and has it delivered to the target instance of a job that has one.
 func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) error {
 		term, err := a.Store.Term(ctx)
 		if err != nil {
 			return err
 		}
+		target, err := a.target(ctx, in, job)
+		if err != nil {
+			return err
+		}
 		spec := replica.ImageSpec{ImageID: imageID(ofTerm(in.JobID, term), in.Run), JobID: in.JobID, Run: in.Run, Final: job.Final()}
 		var total int64
 		for _, disk := range job.Disks(source) {
+			if target != nil {
+				// As large as the target's disk, at whose end the backup partition table is to be. One that does not do is told of when the image is there.
+				own, _ := target.Disk(disk.Index)
+				disk.DeliveredSizeBytes = max(own.SizeBytes, disk.SizeBytes)
+			}
 			spec.Disks = append(spec.Disks, replica.ImageDisk{Index: disk.Index, DeliveredSizeBytes: disk.DeliveredSizeBytes, Device: deviceOf(source, disk.Index)})
 			total += disk.SizeBytes
+		}
+		makes := 1.0
+		if target != nil {
+			makes = madeShare
+			if err := a.madeFor(ctx, spec); err != nil {
+				return err
+			}
 		}
 		if job.Spec.Target() == smc.TargetContainerImage {
 			if spec.Container, err = containerSpec(job, source, spec); err != nil {
 				return err
 			}
+		}
+		report := func(share float64) {
+			if err := a.Store.UpdateProcessing(ctx, in.JobID, in.Run, share); err != nil {
+				a.Logger.Warn("progress not recorded", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.Error(err))
+			}
+			a.tell(job, store.SyncProgress{BytesTotal: total, BytesRead: total}, store.ProcessingPercent(share))
 		}
 		troubled, last := true, time.Now()
 		manifest, err := a.Host.MakeImage(ctx, spec, func(p replica.Progress) {
@@ -202,16 +228,13 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 				return
 			}
 			last = now
-			share := float64(p.BytesRead) / float64(p.BytesTotal)
-			err := a.Store.UpdateProcessing(ctx, in.JobID, in.Run, share)
-			if err == nil && troubled {
-				err = a.Store.ClearTroubles(ctx, in.JobID, in.Run)
-				troubled = err != nil
+			if troubled {
+				err := a.Store.ClearTroubles(ctx, in.JobID, in.Run)
+				if troubled = err != nil; troubled {
+					a.Logger.Warn("progress not recorded", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.Error(err))
+				}
 			}
-			if err != nil {
-				a.Logger.Warn("progress not recorded", zap.String("job_id", in.JobID), zap.Int("run", in.Run), zap.Error(err))
-			}
-			a.tell(job, store.SyncProgress{BytesTotal: total, BytesRead: total}, store.ProcessingPercent(share))
+			report(makes * float64(p.BytesRead) / float64(p.BytesTotal))
 		})
 		if err != nil {
 			return err
@@ -219,14 +242,24 @@ func (a *Replication) Process(ctx context.Context, in PhaseInput) error {
 		if container := manifest.Container; container != nil {
 			return a.Store.EndContainer(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, store.ImageContainer(*container), store.InLap(in.Lap))
 		}
-		disks := make([]store.ImageDisk, 0, len(manifest.Disks))
-		for _, disk := range manifest.Disks {
-			disks = append(disks, store.ImageDisk{
-				Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes, Root: disk.Root.String(),
-			})
+		if target != nil {
+			if err := a.deliver(ctx, in, job, manifest, func(share float64) { report(makes + (1-makes)*share) }); err != nil {
+				return err
+			}
 		}
-		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, disks, store.InLap(in.Lap))
+		return a.Store.EndProcessing(ctx, in.JobID, in.key("clean"), in.Run, manifest.ImageID, imageDisksOf(manifest), store.InLap(in.Lap))
 	})
+}
+
+// imageDisksOf are the disks of an image as the record has them.
+func imageDisksOf(manifest *replica.Manifest) []store.ImageDisk {
+	disks := make([]store.ImageDisk, 0, len(manifest.Disks))
+	for _, disk := range manifest.Disks {
+		disks = append(disks, store.ImageDisk{
+			Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes, Root: disk.Root.String(),
+		})
+	}
+	return disks
 }
 
 // containerSpec says what container image a run makes, and whose it is.

@@ -58,6 +58,8 @@ type WorkerConfig struct {
 	TransitionPrivateURL string
 	// SourceWait is how long a run that is Syncing on the transition host waits for a silent source. Default smc.DefaultSourceWait.
 	SourceWait time.Duration
+	// TargetWait is how long a run that has an image to deliver waits on the transition host for a silent target instance. Default smc.DefaultTargetWait.
+	TargetWait time.Duration
 	// OrphanGrace is how long the transition host leaves what belongs to nothing where it is. Default orphans.DefaultGrace.
 	OrphanGrace time.Duration
 	// Orchestrator is needed by RoleOrchestrator only.
@@ -80,6 +82,9 @@ func (c *WorkerConfig) Check() error {
 		}
 		if c.SourceWait < 0 {
 			return fmt.Errorf("--source-wait or %s: want a positive duration, such as 30m", envSourceWait)
+		}
+		if c.TargetWait < 0 {
+			return fmt.Errorf("--target-wait or %s: want a positive duration, such as 30m", envTargetWait)
 		}
 		if c.OrphanGrace < 0 {
 			return fmt.Errorf("--orphan-grace or %s: want a positive duration, such as 1h", envOrphanGrace)
@@ -126,6 +131,7 @@ func (c *WorkerConfig) checkTransitionURL(flag, address string) error {
 
 const (
 	envSourceWait  = "DROVER_SOURCE_WAIT"
+	envTargetWait  = "DROVER_TARGET_WAIT"
 	envOrphanGrace = "DROVER_ORPHAN_GRACE"
 )
 
@@ -133,6 +139,11 @@ const (
 // is no positive one. getenv is os.Getenv outside tests.
 func SourceWaitFromEnv(getenv func(string) string) time.Duration {
 	return durationFromEnv(getenv(envSourceWait), smc.DefaultSourceWait)
+}
+
+// TargetWaitFromEnv reads DROVER_TARGET_WAIT in the same manner; smc.DefaultTargetWait when it is not set.
+func TargetWaitFromEnv(getenv func(string) string) time.Duration {
+	return durationFromEnv(getenv(envTargetWait), smc.DefaultTargetWait)
 }
 
 // OrphanGraceFromEnv reads DROVER_ORPHAN_GRACE in the same manner; orphans.DefaultGrace when it is not set.
@@ -278,7 +289,7 @@ func runTransitionHost(ctx context.Context, config WorkerConfig, temporal client
 	newWorker := func(options worker.Options) worker.Worker {
 		w := worker.New(temporal, activities.QueueTransition(hostID), options)
 		w.RegisterActivity(&activities.Replication{
-			Store: record, Host: host, HostURL: address, PrivateURL: config.TransitionPrivateURL, SourceWait: config.SourceWait, OnProgress: progressPublisher(nc), Logger: log,
+			Store: record, Host: host, HostURL: address, PrivateURL: config.TransitionPrivateURL, SourceWait: config.SourceWait, TargetWait: config.TargetWait, OnProgress: progressPublisher(nc), Logger: log,
 		})
 		return w
 	}

@@ -68,6 +68,7 @@ func program(getenv func(string) string) app.Program {
 			flags.StringVar(&config.TransitionPrivateURL, "transition-private-url", "", "`URL` by which the agents of jobs with NetMode 2 reach it (default: as all others do)")
 			app.TLSFlags(flags, &config.TLS)
 			flags.DurationVar(&config.SourceWait, "source-wait", app.SourceWaitFromEnv(getenv), "how long a run waits on the transition host for a source that is silent, a `DURATION` (DROVER_SOURCE_WAIT)")
+			flags.DurationVar(&config.TargetWait, "target-wait", app.TargetWaitFromEnv(getenv), "how long a run waits on the transition host for a target instance that is silent, a `DURATION` (DROVER_TARGET_WAIT)")
 			flags.DurationVar(&config.OrphanGrace, "orphan-grace", app.OrphanGraceFromEnv(getenv), "how long the transition host leaves what belongs to no job and no image, a `DURATION` (DROVER_ORPHAN_GRACE)")
 			flags.StringVar(&endpoint, "endpoint", getenv(smc.EnvEndpoint), "`URL` of the endpoint that the orchestrator drives (DROVER_ENDPOINT)")
 			flags.StringVar(&region, "region", getenv(smc.EnvRegion), "`REGION` of that endpoint (DROVER_REGION)")

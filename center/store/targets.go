@@ -252,12 +252,12 @@ func freeTarget(a *asking, job *Job) (answer func(*Source) error) {
 		case holder != "":
 			return smc.Errorf(smc.CodeInvalidInstanceIDInUse, "the unfinished job %s migrates to target instance %s (%s): name another one, or delete that job first", holder, id, target.Name)
 		}
-		return target.fits(job.Disks(source))
+		return target.Fits(job.Disks(source))
 	}
 }
 
-// fits refuses a target whose disks do not take those of a job.
-func (t *Target) fits(disks []JobDisk) error {
+// Fits refuses, with InvalidInstanceId.DiskMismatch, a target whose disks do not take those of a job.
+func (t *Target) Fits(disks []JobDisk) error {
 	for _, disk := range disks {
 		refuse := func(format string, args ...any) error {
 			return smc.Errorf(smc.CodeInvalidInstanceIDDiskMismatch, "disk %d of target instance %s (%s) does not do: %s", disk.Index, t.InstanceID, t.Name, fmt.Sprintf(format, args...))
@@ -271,7 +271,7 @@ func (t *Target) fits(disks []JobDisk) error {
 		case own.SizeBytes < disk.SizeBytes:
 			return refuse("%s has %d bytes, that of the source server %d", own.Path, own.SizeBytes, disk.SizeBytes)
 		case own.SizeBytes < disk.DeliveredSizeBytes:
-			return refuse("%s has %d bytes, and the size asked for is %d GiB, %d bytes; ask for less", own.Path, own.SizeBytes, disk.DeliveredSizeBytes/gib, disk.DeliveredSizeBytes)
+			return refuse("%s has %d bytes, the image is to have %d", own.Path, own.SizeBytes, disk.DeliveredSizeBytes)
 		case own.HoldsData:
 			return refuse("%s holds data that nobody gave leave to overwrite; start drover-agent target there with --overwrite", own.Path)
 		}

@@ -492,14 +492,18 @@ func (s *Store) endProcessing(ctx context.Context, jobID, key string, run int, i
 	return err
 }
 
-// insertImage writes the image of the current run of a job, unless it is recorded already.
+// insertImage writes the image of the current run of a job. One that is recorded already has the disks that it has now.
 func (s *Store) insertImage(ctx context.Context, tx *transaction, job *Job, image *Image) error {
 	var recorded int
-	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE image_id = ? AND job_id = ? AND run = ?`, image.ImageID, job.JobID, job.Run).Scan(&recorded); err != nil || recorded > 0 {
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM images WHERE image_id = ? AND job_id = ? AND run = ?`, image.ImageID, job.JobID, job.Run).Scan(&recorded); err != nil {
 		return err
 	}
 	disks, err := json.Marshal(image.Disks)
 	if err != nil {
+		return err
+	}
+	if recorded > 0 {
+		_, err := tx.ExecContext(ctx, `UPDATE images SET disks = ? WHERE image_id = ?`, string(disks), image.ImageID)
 		return err
 	}
 	var container []byte

@@ -36,7 +36,7 @@ func runDrover(ctx context.Context, cfg droverConfig, logger *zap.Logger) error 
 		group.Go(func() error {
 			return app.RunWorker(ctx, app.WorkerConfig{
 				Connections: connections, Process: cfg.Process, Roles: cfg.Roles, DataDir: cfg.ImagesDir, TransitionListen: cfg.Settings.TransitionListen(), TLS: app.TLSConfig{Mode: mode},
-				SourceWait: app.SourceWaitFromEnv(os.Getenv), OrphanGrace: app.OrphanGraceFromEnv(os.Getenv),
+				SourceWait: app.SourceWaitFromEnv(os.Getenv), TargetWait: app.TargetWaitFromEnv(os.Getenv), OrphanGrace: app.OrphanGraceFromEnv(os.Getenv),
 				Orchestrator: app.OrchestratorConfig{
 					SMC: smc.Config{
 						Endpoint: cfg.Settings.Endpoint(), RegionID: cfg.Settings.Region,
