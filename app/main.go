@@ -89,6 +89,8 @@ func (p Program) Main(args []string, stdout, stderr io.Writer) int {
 		return ExitOK
 	case err != nil:
 		return misused(err)
+	case flags.NArg() > 0 && len(p.Commands) > 0:
+		return misused(fmt.Errorf("no command is called %q", strings.Join(flags.Args(), " ")))
 	case flags.NArg() > 0:
 		return misused(fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	case *version:
@@ -203,7 +205,7 @@ func RetentionFlags(flags *pflag.FlagSet, c *ServerConfig) {
 // LimitFlags defines the flags of what accounts and keys may have and do; rateLimit is the default of the one. getenv is os.Getenv outside
 // tests.
 func LimitFlags(flags *pflag.FlagSet, c *ServerConfig, rateLimit float64, getenv func(string) string) {
-	flags.Float64Var(&c.RateLimit, "rate-limit", rateLimit, "calls a `SECOND` that each access key may make at this server; 0 for any number. Servers count apart: behind a\nbalancer give each its share")
+	flags.Float64Var(&c.RateLimit, "rate-limit", rateLimit, "`CALLS` a second that each access key may make at this server; 0 for any number. Servers count apart: behind a\nbalancer give each its share")
 	flags.IntVar(&c.RateBurst, "rate-burst", 200, "`CALLS` that each access key may make at once at this server")
 	flags.IntVar(&c.SourceQuota, "source-quota", 1000, "source `SERVERS` an account may have")
 	flags.IntVar(&c.JobQuota, "job-quota", 1000, "replication `JOBS` an account may have")

@@ -267,7 +267,7 @@ func TestAccessKeys(t *testing.T) {
 	}
 	long := strings.Repeat(" ", ram.MaxDocument+1)
 	_, err := f.client.CreateAccessKey(ctx, &smc.CreateAccessKeyRequest{Policy: &long})
-	f.requireCode(smc.CodeInvalidParameter, err)
+	f.requireCode(smc.CodeInvalidPolicy, err)
 
 	created, err := f.client.CreateAccessKey(ctx, &smc.CreateAccessKeyRequest{Description: pointer("ci")})
 	require.NoError(t, err)

@@ -691,7 +691,11 @@ func lowerCamel(word string) string {
 func (r *reader) checkServer(node *yaml.Node, e entry) {
 	request, err := e.Request("region", "source")
 	if err == nil {
-		err = smc.CreateReplicationJob.Validate(request, time.Now())
+		now := time.Now()
+		err = smc.CreateReplicationJob.Validate(request, now)
+		if err == nil {
+			err = request.ValidateTimes(now)
+		}
 	}
 	if err != nil && smc.CodeOf(err) != smc.CodeUnsupportedFeature { // the vendor may well support it
 		text := smc.AsError(err).Message

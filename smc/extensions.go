@@ -91,7 +91,7 @@ const (
 
 // DescribeImagesRequest filters images; filters that are given must all match.
 type DescribeImagesRequest struct {
-	ImageID    []string `smc:"ImageId,list=50"`
+	ImageID    []string `smc:"ImageId,list=50,filter"`
 	JobID      *string  `smc:"JobId"`
 	Name       *string  `smc:"Name,maxlen=256"`
 	PageNumber *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`

@@ -153,17 +153,37 @@ func (f *field) decodeList(n *node, into reflect.Value) error {
 		}
 	}
 	list := reflect.MakeSlice(into.Type(), count, count)
+	given := 0
 	for i := range count {
 		child := n.children[strconv.Itoa(i+1)]
 		if child == nil {
 			return Errorf(f.invalid, "%s.%d is missing: entries are numbered from 1 without gaps", n.name, i+1)
 		}
-		if err := f.elem.decode(child, list.Index(i)); err != nil {
+		if f.filter && child.blank() {
+			continue
+		}
+		if err := f.elem.decode(child, list.Index(given)); err != nil {
 			return err
 		}
+		given++
 	}
-	into.Set(list)
+	if given > 0 {
+		into.Set(list.Slice3(0, given, given))
+	}
 	return nil
+}
+
+// blank reports whether a parameter, and each one nested under it, is sent without a value.
+func (n *node) blank() bool {
+	if n.value != nil && *n.value != "" {
+		return false
+	}
+	for _, child := range n.children {
+		if !child.blank() {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *field) decodeScalar(name, text string, into reflect.Value) error {

@@ -21,6 +21,36 @@ func flat(query map[string]string) url.Values {
 	return values
 }
 
+// TestFiltersWithoutAValue: a filter that is sent without a value is no condition, also as an entry of a list.
+func TestFiltersWithoutAValue(t *testing.T) {
+	jobs, err := DescribeReplicationJobs.Decode(flat(map[string]string{
+		"JobId.1": "", "SourceId.1": "", "SourceId.2": "s-2", "SourceId.3": "", "SourceId.4": "s-4", "Tag.1.Key": "", "Tag.1.Value": "", "Tag.2.Key": "env", "Tag.2.Value": "",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &DescribeReplicationJobsRequest{SourceID: []string{"s-2", "s-4"}, Tag: []TagFilter{{Key: new("env"), Value: new("")}}}
+	if !reflect.DeepEqual(jobs, want) {
+		t.Errorf("got %+v, want %+v", jobs, want)
+	}
+	if err := DescribeReplicationJobs.Validate(jobs, fixedNow); err != nil {
+		t.Error(err)
+	}
+	// What is to be done to is not a condition.
+	untag, err := UntagResources.Decode(flat(map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s-1", "TagKey.1": ""}))
+	if err == nil {
+		err = UntagResources.Validate(untag, fixedNow)
+	}
+	if CodeOf(err) != CodeInvalidParameter {
+		t.Errorf("an empty key to take away: %v", err)
+	}
+	for _, name := range []string{"JobId.0", "JobId.2", "JobId.x", "JobId.51"} {
+		if _, err := DescribeReplicationJobs.Decode(flat(map[string]string{name: ""})); CodeOf(err) != CodeInvalidParameter {
+			t.Errorf("%s without a value: %v", name, err)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	got, err := CreateReplicationJob.Decode(flat(map[string]string{
 		"Action": "CreateReplicationJob", "AccessKeyId": "x", "Nonsense.1.2": "passed over",

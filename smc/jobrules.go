@@ -54,7 +54,7 @@ func (r *CreateReplicationJobRequest) Expiry(created time.Time) time.Time {
 // BlockOrDefault returns Block with its default, true.
 func (p PartTarget) BlockOrDefault() bool { return p.Block == nil || *p.Block }
 
-func (r *CreateReplicationJobRequest) validate(now time.Time) error {
+func (r *CreateReplicationJobRequest) validate(time.Time) error {
 	if r.JobType != nil && *r.JobType != 0 {
 		return Errorf(CodeUnsupportedFeature, "JobType: %d is offered by the vendor's cloud only; a self-hosted center migrates servers, JobType 0", *r.JobType)
 	}
@@ -90,13 +90,16 @@ func (r *CreateReplicationJobRequest) validate(now time.Time) error {
 	if _, err := ParseReplicationParameters(deref(r.ReplicationParameters)); err != nil {
 		return err
 	}
+	return validateTags(r.Tag)
+}
+
+// ValidateTimes holds ScheduledStartTime and ValidTime against the time at which the job is made. Validate leaves them out: a call that is
+// repeated with its ClientToken is answered as it was, also when its times have passed since (CONTRACT: ClientToken).
+func (r *CreateReplicationJobRequest) ValidateTimes(now time.Time) error {
 	if err := validateScheduledStart(r.ScheduledStartTime, now); err != nil {
 		return err
 	}
-	if err := ValidateValidTime(r.ValidTime, now); err != nil {
-		return err
-	}
-	return validateTags(r.Tag)
+	return ValidateValidTime(r.ValidTime, now)
 }
 
 func (r *ModifyReplicationJobAttributeRequest) validate(now time.Time) error {

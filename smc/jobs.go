@@ -152,12 +152,12 @@ type DescribeReplicationJobsRequest struct {
 	BusinessStatus  *string     `smc:"BusinessStatus,enum=Preparing|Syncing|Processing|Cleaning"`
 	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
 	PageSize        *int        `smc:"PageSize,min=1,max=50,default=10"`
-	SourceID        []string    `smc:"SourceId,list=50"`
-	JobID           []string    `smc:"JobId,list=50"`
+	SourceID        []string    `smc:"SourceId,list=50,filter"`
+	JobID           []string    `smc:"JobId,list=50,filter"`
 	JobType         *int        `smc:"JobType,enum=0|1|2|3"`
-	InstanceID      []string    `smc:"InstanceId,list=20"`
+	InstanceID      []string    `smc:"InstanceId,list=20,filter"`
 	ResourceGroupID *string     `smc:"ResourceGroupId"`
-	Tag             []TagFilter `smc:"Tag,list=20"`
+	Tag             []TagFilter `smc:"Tag,list=20,filter"`
 }
 
 // DescribeReplicationJobsResult is a page of jobs.

@@ -20,7 +20,7 @@ var (
 type CreateAccessKeyRequest struct {
 	Description *string `smc:"Description,maxlen=256,rule=nourl"`
 	// Policy is a JSON document (CONTRACT: Access rules). Without one the key may do everything in its account.
-	Policy *string `smc:"Policy,maxlen=6144"`
+	Policy *string `smc:"Policy,maxlen=6144,invalid=InvalidParameter.Policy"`
 }
 
 // CreateAccessKeyResult is the only answer that ever holds the secret.

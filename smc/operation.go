@@ -194,8 +194,8 @@ func (o *Operation[Req, Res]) Validate(req *Req, now time.Time) error {
 	return nil
 }
 
-// Fingerprint identifies what a request asks for, its ClientToken aside: two requests that ask for the same have
-// the same fingerprint, however they were sent (CONTRACT: ClientToken).
+// Fingerprint identifies the parameters of a request, its ClientToken aside: those that are given and their values, whichever method,
+// order, signature and spelling of numbers and booleans they were sent in (CONTRACT: ClientToken).
 func (o *Operation[Req, Res]) Fingerprint(req *Req) string {
 	values := o.Encode(req)
 	values.Del(clientToken)

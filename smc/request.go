@@ -37,9 +37,9 @@ func ReadRequest(w http.ResponseWriter, r *http.Request) (*Request, error) {
 	if len(r.URL.RawQuery) > MaxBody {
 		return nil, Errorf(CodeInvalidParameter, "The query is longer than %d bytes", MaxBody)
 	}
-	values, err := url.ParseQuery(r.URL.RawQuery)
+	values, err := parseForm("query", r.URL.RawQuery)
 	if err != nil {
-		return nil, Errorf(CodeInvalidParameter, "The query is not encoded as application/x-www-form-urlencoded: %v", err)
+		return nil, err
 	}
 	req := &Request{Method: r.Method, Host: r.Host, Path: pathOf(r.URL), Query: values, Values: maps.Clone(values), Header: r.Header}
 	if r.Method == http.MethodPost {
@@ -51,6 +51,19 @@ func ReadRequest(w http.ResponseWriter, r *http.Request) (*Request, error) {
 		return nil, Errorf(CodeInvalidParameter, "The request has %d parameters; at most %d are allowed", n, MaxParameters)
 	}
 	return req, nil
+}
+
+// parseForm reads the parameters of a query or a body.
+func parseForm(where, text string) (url.Values, error) {
+	// Before url.ParseQuery, which has a limit and words of its own.
+	if n := strings.Count(text, "&") + 1; n > MaxParameters {
+		return nil, Errorf(CodeInvalidParameter, "The %s has %d parameters; at most %d are allowed", where, n, MaxParameters)
+	}
+	values, err := url.ParseQuery(text)
+	if err != nil {
+		return nil, Errorf(CodeInvalidParameter, "The %s is not encoded as application/x-www-form-urlencoded: %v", where, err)
+	}
+	return values, nil
 }
 
 func (req *Request) readBody(w http.ResponseWriter, r *http.Request) error {
@@ -70,9 +83,9 @@ func (req *Request) readBody(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || mediaType != "application/x-www-form-urlencoded" {
 		return Errorf(CodeInvalidParameter, "Content-Type: %s is not allowed; the body must be application/x-www-form-urlencoded", quote(r.Header.Get("Content-Type")))
 	}
-	form, err := url.ParseQuery(string(body))
+	form, err := parseForm("body", string(body))
 	if err != nil {
-		return Errorf(CodeInvalidParameter, "The body is not encoded as application/x-www-form-urlencoded: %v", err)
+		return err
 	}
 	for name, vs := range form {
 		req.Values[name] = append(req.Values[name], vs...)

@@ -1,6 +1,7 @@
 package smc
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -40,6 +41,26 @@ func TestReadRequest(t *testing.T) {
 		if _, err := ReadRequest(httptest.NewRecorder(), c.r); CodeOf(err) != c.code {
 			t.Errorf("%s: got %v, want %s", name, err, c.code)
 		}
+	}
+}
+
+// TestTooManyParameters: however many there are and wherever they are, what is said is what is allowed.
+func TestTooManyParameters(t *testing.T) {
+	for _, n := range []int{MaxParameters + 1, 9_999, 10_001, 20_000} { // url.ParseQuery has a limit of its own, 10,000
+		many := manyParameters(n)
+		body := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(many))
+		body.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for where, r := range map[string]*http.Request{"query": httptest.NewRequest(http.MethodGet, "/?"+many, nil), "body": body} {
+			want := fmt.Sprintf("The %s has %d parameters; at most %d are allowed", where, n, MaxParameters)
+			if _, err := ReadRequest(httptest.NewRecorder(), r); CodeOf(err) != CodeInvalidParameter || !strings.Contains(err.Error(), want) {
+				t.Errorf("%d in the %s: got %v, want %q", n, where, err, want)
+			}
+		}
+	}
+	both := httptest.NewRequest(http.MethodPost, "/?x"+strings.ReplaceAll(manyParameters(MaxParameters/2), "&", "&x"), strings.NewReader(manyParameters(MaxParameters/2+1)))
+	both.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if _, err := ReadRequest(httptest.NewRecorder(), both); CodeOf(err) != CodeInvalidParameter {
+		t.Errorf("too many together: got %v", err)
 	}
 }
 

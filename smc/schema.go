@@ -30,12 +30,12 @@ type schema struct {
 
 // field is one parameter: its name and limits, from the tag
 //
-//	smc:"Name[,required][,min=N,max=N][,minlen=N][,maxlen=N][,enum=A|B[,fold]][,rule=R][,list=N][,alias=A]
+//	smc:"Name[,required][,min=N,max=N][,minlen=N][,maxlen=N][,enum=A|B[,fold]][,rule=R][,list=N[,filter]][,alias=A]
 //	     [,default=D][,missing=Code][,invalid=Code][,over=Code]"
 //
-// list is the most entries a list may have; the other limits hold for each of its entries. alias is another
-// name under which clients send it. default says, for the reference, what absence means. missing, invalid and over replace the codes Missing<Name> and InvalidParameter.
-// Lengths count characters.
+// list is the most entries a list may have; the other limits hold for each of its entries. filter passes over those of
+// them that are sent without a value, which are no conditions. alias is another name under which clients send it. default says, for the
+// reference, what absence means. missing, invalid and over replace the codes Missing<Name> and InvalidParameter. Lengths count characters.
 type field struct {
 	name    string
 	alias   string
@@ -52,6 +52,7 @@ type field struct {
 	rule           *rule
 	ruleName       string
 	listMax        int
+	filter         bool
 	byDefault      string
 
 	missing, invalid, over string // codes
@@ -113,6 +114,8 @@ func (f *field) readTag(t reflect.Type, goName, tag string) {
 			f.rule, f.ruleName = r, value
 		case "list":
 			f.listMax = int(number())
+		case "filter":
+			f.filter = true
 		case "alias":
 			f.alias = value
 		case "default":

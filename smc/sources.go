@@ -19,10 +19,10 @@ type DescribeSourceServersRequest struct {
 	Name            *string     `smc:"Name,maxlen=128"`
 	PageNumber      *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
 	PageSize        *int        `smc:"PageSize,min=1,max=50,default=10"`
-	SourceID        []string    `smc:"SourceId,list=100"`
+	SourceID        []string    `smc:"SourceId,list=100,filter"`
 	ResourceGroupID *string     `smc:"ResourceGroupId"`
-	Tag             []TagFilter `smc:"Tag,list=20"`
-	RelatedJobType  []string    `smc:"RelatedJobType,list=100"`
+	Tag             []TagFilter `smc:"Tag,list=20,filter"`
+	RelatedJobType  []string    `smc:"RelatedJobType,list=100,filter"`
 	WorkgroupID     *string     `smc:"WorkgroupId"`
 }
 

@@ -12,7 +12,7 @@ var (
 
 // DescribeTargetInstancesRequest filters target instances; filters that are given must all match.
 type DescribeTargetInstancesRequest struct {
-	InstanceID []string `smc:"InstanceId,list=50"`
+	InstanceID []string `smc:"InstanceId,list=50,filter"`
 	Name       *string  `smc:"Name,maxlen=128"`
 	State      *string  `smc:"State,enum=Available|Unavailable"`
 	PageNumber *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`

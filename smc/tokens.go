@@ -49,7 +49,7 @@ type CreateAccessTokenResult struct {
 
 // ListAccessTokensRequest filters activation codes; filters that are given must all match.
 type ListAccessTokensRequest struct {
-	AccessTokenID []string `smc:"AccessTokenId,list=100"`
+	AccessTokenID []string `smc:"AccessTokenId,list=100,filter"`
 	Name          *string  `smc:"Name,maxlen=128"`
 	Status        *string  `smc:"Status,enum=activated|unactivated|expired"`
 	PageNumber    *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`

@@ -152,6 +152,9 @@ func TestCreateReplicationJobValidation(t *testing.T) {
 			if err == nil {
 				err = CreateReplicationJob.Validate(req, fixedNow)
 			}
+			if err == nil {
+				err = req.ValidateTimes(fixedNow)
+			}
 			if CodeOf(err) != c.code || (err != nil && c.code == "") {
 				t.Fatalf("got %v, want %q", err, c.code)
 			}
@@ -177,7 +180,7 @@ func TestOtherValidation(t *testing.T) {
 		{DescribeReplicationJobs, map[string]string{"PageSize": "0"}, CodeInvalidParameter},
 		{DescribeReplicationJobs, map[string]string{"Status": "running"}, CodeInvalidParameter},
 		{DescribeReplicationJobs, map[string]string{"Status": ""}, ""},
-		{DescribeReplicationJobs, map[string]string{"JobId.1": ""}, CodeInvalidParameter},
+		{DescribeReplicationJobs, map[string]string{"JobId.1": ""}, ""},
 		{DescribeReplicationJobs, map[string]string{"JobId.51": "j"}, CodeInvalidParameter},
 		{DescribeSourceServers, map[string]string{"State": "InUse", "Tag.1.Value": "v"}, ""},
 		{CreateAccessToken, map[string]string{"Count": "1", "TimeToLiveInDays": "1"}, ""},

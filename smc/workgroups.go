@@ -61,12 +61,12 @@ type CreateWorkgroupResult struct {
 
 // DescribeWorkgroupsRequest filters workgroups; filters that are given must all match.
 type DescribeWorkgroupsRequest struct {
-	WorkgroupID []string    `smc:"WorkgroupId,list=100"`
+	WorkgroupID []string    `smc:"WorkgroupId,list=100,filter"`
 	Name        *string     `smc:"Name,maxlen=128"`
 	Status      *string     `smc:"Status,enum=NotStarted|InProgress|Cutover|Completed"`
 	PageNumber  *int        `smc:"PageNumber,min=1,max=2147483647,default=1"`
 	PageSize    *int        `smc:"PageSize,min=1,max=50,default=10"`
-	Tag         []TagFilter `smc:"Tag,list=20"`
+	Tag         []TagFilter `smc:"Tag,list=20,filter"`
 }
 
 // DescribeWorkgroupsResult is a page of workgroups.

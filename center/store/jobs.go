@@ -145,6 +145,9 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 			return err
 		}
 		jobID = job.JobID
+		if err := spec.ValidateTimes(now); err != nil {
+			return err
+		}
 		source, err := free()
 		if err != nil {
 			return err

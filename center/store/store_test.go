@@ -889,6 +889,27 @@ func TestClientToken(t *testing.T) {
 	require.Zero(t, total)
 }
 
+// TestClientTokenPastItsTimes: a call that is sent again is answered as it was, though the times that it names have passed.
+func TestClientTokenPastItsTimes(t *testing.T) {
+	f := newFixture(t)
+	source := f.source("web")
+	r := spec(source.SourceID)
+	r.ClientToken = pointer("token")
+	r.ScheduledStartTime = pointer(smc.FormatTime(f.clock.read().Add(time.Minute)))
+	r.ValidTime = pointer(smc.FormatTime(f.clock.read().Add(smc.MinValidity + time.Minute)))
+	id := f.create(r)
+	f.clock.advance(time.Hour)
+	require.Equal(t, id, f.create(r))
+	r.ClientToken = pointer("another")
+	_, err := f.CreateJob(f.ctx, account, r, 1000)
+	require.Equal(t, smc.CodeInvalidParameter, smc.CodeOf(err))
+	require.ErrorContains(t, err, "ScheduledStartTime")
+	r.ScheduledStartTime = nil
+	_, err = f.CreateJob(f.ctx, account, r, 1000)
+	require.Equal(t, smc.CodeInvalidParameter, smc.CodeOf(err))
+	require.ErrorContains(t, err, "ValidTime")
+}
+
 const creators = 50
 
 func TestConcurrentCreators(t *testing.T) {
