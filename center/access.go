@@ -120,15 +120,12 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		return each(typeTarget, r.InstanceID...), nil
 	case *smc.DeleteTargetInstanceRequest:
 		return each(typeTarget, r.InstanceID), nil
-	case *smc.GetImageTicketRequest: // an image is its job's
-		image, err := e.Store.Image(ctx, c.accountID, r.ImageID)
-		if errors.Is(err, store.ErrNotFound) {
-			return each(typeJob), nil
-		}
-		if err != nil {
-			return concern{}, err
-		}
-		return each(typeJob, image.JobID), nil
+	case *smc.GetImageTicketRequest:
+		jobs, err := e.jobOfImage(ctx, c, r.ImageID)
+		return each(typeJob, jobs...), err
+	case *smc.DeleteImageRequest:
+		jobs, err := e.jobOfImage(ctx, c, r.ImageID)
+		return each(typeJob, jobs...), err
 
 	case *smc.TagResourcesRequest:
 		return each(strings.ToLower(r.ResourceType), r.ResourceID...), nil
@@ -160,6 +157,18 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		return each(typeAudit), nil
 	}
 	return concern{}, smc.Errorf(smc.CodeForbiddenUnauthorized, "no access rule is known for a %T", request)
+}
+
+// jobOfImage returns the id of the job that made an image, whose name stands for the image's; none when there is no such image.
+func (e *Endpoint) jobOfImage(ctx context.Context, c *call, imageID string) ([]string, error) {
+	image, err := e.Store.Image(ctx, c.accountID, imageID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []string{image.JobID}, nil
 }
 
 // onTarget adds the target instance that a job is to migrate to: its disks are overwritten.

@@ -54,7 +54,7 @@ func onThings(its things) map[string]url.Values {
 		"CreateReplicationJob": {"RegionId": {region}, "SourceId": source["SourceId"]}, "DescribeReplicationJobs": {"JobId.1": {its.job}},
 		"ModifyReplicationJobAttribute": {"JobId": {its.job}, "Name": {"stolen"}},
 		"StartReplicationJob":           job, "StopReplicationJob": job, "CutOverReplicationJob": job, "DeleteReplicationJob": job, "RunReplicationJob": job,
-		"DescribeReplicationJobDetails": job, "DescribeImages": {"ImageId.1": {its.image}}, "GetImageTicket": {"ImageId": {its.image}},
+		"DescribeReplicationJobDetails": job, "DescribeImages": {"ImageId.1": {its.image}}, "GetImageTicket": {"ImageId": {its.image}}, "DeleteImage": {"ImageId": {its.image}},
 		"DescribeTargetInstances": {"InstanceId.1": {its.target}}, "DeleteTargetInstance": {"InstanceId": {its.target}},
 		"TagResources": tag, "UntagResources": {"ResourceType": {"sourceserver"}, "ResourceId.1": {its.source}, "All": {"true"}},
 		"ListTagResources":  {"ResourceType": {"sourceserver"}},
@@ -100,7 +100,7 @@ func TestAccountsDoNotSeeEachOther(t *testing.T) {
 	before := everything()
 	codes := map[string]string{
 		"ModifySourceServerAttribute": smc.CodeInvalidSourceIDNotFound, "DeleteSourceServer": smc.CodeInvalidSourceIDNotFound, "CreateReplicationJob": smc.CodeInvalidSourceIDNotFound,
-		"TagResources": smc.CodeInvalidResourceIDNotFound, "UntagResources": smc.CodeInvalidResourceIDNotFound, "GetImageTicket": smc.CodeInvalidImageIDNotFound,
+		"TagResources": smc.CodeInvalidResourceIDNotFound, "UntagResources": smc.CodeInvalidResourceIDNotFound, "GetImageTicket": smc.CodeInvalidImageIDNotFound, "DeleteImage": smc.CodeInvalidImageIDNotFound,
 		"DisableAccessToken": smc.CodeInvalidAccessTokenIDNotFound, "DeleteAccessToken": smc.CodeInvalidAccessTokenIDNotFound,
 		"ModifyWorkgroupAttribute": smc.CodeInvalidWorkgroupIDNotFound, "DeleteWorkgroup": smc.CodeInvalidWorkgroupIDNotFound,
 		"AssociateSourceServers": smc.CodeInvalidWorkgroupIDNotFound, "DisassociateSourceServers": smc.CodeInvalidWorkgroupIDNotFound,

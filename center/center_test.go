@@ -491,6 +491,16 @@ func TestJobsLife(t *testing.T) {
 	require.NoError(t, replica.VerifyToken(dataPlaneKey, ticket.Token, replica.TokenImage, "m-1", time.Now()))
 	require.ErrorIs(t, replica.VerifyToken(dataPlaneKey, ticket.Token, replica.TokenImage, "m-2", time.Now()), replica.ErrRefused)
 	require.ErrorIs(t, replica.VerifyToken(dataPlaneKey, ticket.Token, replica.TokenImage, "m-1", time.Now().Add(imageTicketLife)), replica.ErrRefused)
+
+	for range 2 {
+		_, err = f.client.DeleteImage(ctx, &smc.DeleteImageRequest{ImageID: "m-1"})
+		require.NoError(t, err)
+	}
+	images, err = f.client.DescribeImages(ctx, &smc.DescribeImagesRequest{JobID: &id})
+	require.NoError(t, err)
+	require.Equal(t, smc.ImageDeleting, images.Images[0].Status)
+	_, err = f.client.GetImageTicket(ctx, &smc.GetImageTicketRequest{ImageID: "m-1"})
+	f.requireCode(smc.CodeInvalidImageIDNotFound, err)
 }
 
 // A run may be over before the request that began it is sent again because its answer was lost: there is one run.

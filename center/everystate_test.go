@@ -42,7 +42,7 @@ func inState(operation string, status smc.JobStatus, phase smc.BusinessStatus) s
 // operation is left out; TestStateTable and TestModifyMatrix have more of what those of jobs do.
 func TestEveryOperationInEveryState(t *testing.T) {
 	// What takes things away comes last, in an order in which it can.
-	last := []string{"DisassociateSourceServers", "DeleteWorkgroup", "DisableAccessToken", "DeleteAccessToken", "DisableAccessKey", "DeleteTargetInstance", "DeleteSourceServer"}
+	last := []string{"DeleteImage", "DisassociateSourceServers", "DeleteWorkgroup", "DisableAccessToken", "DeleteAccessToken", "DisableAccessKey", "DeleteTargetInstance", "DeleteSourceServer"}
 	operations := smc.Operations()
 	slices.SortStableFunc(operations, func(a, b smc.AnyOperation) int {
 		return slices.Index(last, a.Name()) - slices.Index(last, b.Name())

@@ -170,7 +170,7 @@ func needs(its things) map[string][]string {
 		"CreateReplicationJob":    {"replicationjob/*", "sourceserver/" + its.source},
 		"DescribeReplicationJobs": job, "ModifyReplicationJobAttribute": job, "StartReplicationJob": job, "StopReplicationJob": job,
 		"CutOverReplicationJob": job, "DeleteReplicationJob": job, "RunReplicationJob": job, "DescribeReplicationJobDetails": job,
-		"DescribeImages": anyJob, "GetImageTicket": job,
+		"DescribeImages": anyJob, "GetImageTicket": job, "DeleteImage": job,
 		"TagResources": job, "UntagResources": source, "ListTagResources": anySource,
 		"CreateAccessToken": anySource, "ListAccessTokens": anySource, "DisableAccessToken": anySource, "DeleteAccessToken": anySource,
 		"CreateWorkgroup": anySource, "DescribeWorkgroups": anySource, "ModifyWorkgroupAttribute": anySource, "DeleteWorkgroup": anySource,

@@ -56,6 +56,7 @@ func (e *Endpoint) register() {
 	serve(e, smc.DescribeReplicationJobDetails, e.describeReplicationJobDetails)
 	serve(e, smc.DescribeImages, e.describeImages)
 	serve(e, smc.GetImageTicket, e.getImageTicket)
+	serve(e, smc.DeleteImage, e.deleteImage)
 	e.registerTargets()
 }
 
@@ -369,7 +370,7 @@ func (e *Endpoint) getImageTicket(ctx context.Context, c *call, r *smc.GetImageT
 	expires := c.now.Add(imageTicketLife)
 	image, err := e.Store.HoldImage(ctx, c.accountID, r.ImageID, expires)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, smc.Errorf(smc.CodeInvalidImageIDNotFound, "image %s does not exist: DescribeImages lists those there are", r.ImageID)
+		return nil, imageNotFound(r.ImageID)
 	}
 	if err != nil {
 		return nil, err
@@ -382,6 +383,21 @@ func (e *Endpoint) getImageTicket(ctx context.Context, c *call, r *smc.GetImageT
 		ImageID: image.ImageID, URL: url, Token: replica.SignToken(e.DataPlaneKey, replica.TokenImage, image.ImageID, expires),
 		ExpirationTime: smc.FormatTime(expires), Disks: imageDisks(image),
 	}, nil
+}
+
+func (e *Endpoint) deleteImage(ctx context.Context, c *call, r *smc.DeleteImageRequest) (*smc.DeleteImageResult, error) {
+	err := e.Store.CondemnImage(ctx, c.accountID, r.ImageID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, imageNotFound(r.ImageID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &smc.DeleteImageResult{}, nil
+}
+
+func imageNotFound(id string) error {
+	return smc.Errorf(smc.CodeInvalidImageIDNotFound, "image %s does not exist: DescribeImages lists those there are", id)
 }
 
 func value[T any](p *T) T {

@@ -152,6 +152,11 @@ func (c *Client) DeleteTargetInstance(ctx context.Context, req *DeleteTargetInst
 	return Do(ctx, c, DeleteTargetInstance, req)
 }
 
+// DeleteImage calls the operation of that name; see Do for retries and errors.
+func (c *Client) DeleteImage(ctx context.Context, req *DeleteImageRequest) (*DeleteImageResult, error) {
+	return Do(ctx, c, DeleteImage, req)
+}
+
 // CreateAccessKey calls the operation of that name; see Do for retries and errors.
 func (c *Client) CreateAccessKey(ctx context.Context, req *CreateAccessKeyRequest) (*CreateAccessKeyResult, error) {
 	return Do(ctx, c, CreateAccessKey, req)

@@ -13,6 +13,9 @@ var (
 	// GetImageTicket gives a short-lived permission to read an image at its transition host, which keeps the image until then.
 	GetImageTicket = declare[GetImageTicketRequest, GetImageTicketResult]("GetImageTicket", extension,
 		answers(CodeInvalidImageIDNotFound))
+	// DeleteImage deletes an image, also one that somebody has a ticket for. Its transition host removes it within 10 minutes, or when nobody reads it any
+	// more; it is Deleting until then.
+	DeleteImage = declare[DeleteImageRequest, DeleteImageResult]("DeleteImage", extension, answers(CodeInvalidImageIDNotFound))
 )
 
 // RunReplicationJobRequest names the job.
@@ -190,3 +193,11 @@ type GetImageTicketResult struct {
 	ExpirationTime string          `json:"ExpirationTime"`
 	Disks          List[ImageDisk] `json:"Disks"`
 }
+
+// DeleteImageRequest names the image.
+type DeleteImageRequest struct {
+	ImageID string `smc:"ImageId,required"`
+}
+
+// DeleteImageResult says nothing but that it is done.
+type DeleteImageResult struct{ Answer }

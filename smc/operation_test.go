@@ -71,7 +71,7 @@ func TestExtensionsAreMarked(t *testing.T) {
 		}
 	}
 	want := []string{
-		"CreateAccessKey", "DeleteTargetInstance", "DescribeAuditLog", "DescribeImages", "DescribeReplicationJobDetails", "DescribeTargetInstances",
+		"CreateAccessKey", "DeleteImage", "DeleteTargetInstance", "DescribeAuditLog", "DescribeImages", "DescribeReplicationJobDetails", "DescribeTargetInstances",
 		"DisableAccessKey", "GetImageTicket", "ListAccessKeys", "RunReplicationJob",
 	}
 	if !slices.Equal(got, want) {

@@ -280,7 +280,7 @@ var ownCodes = []OwnCode{
 		Cause: "Before it starts, a run compares what it has yet to store with what is free, less what the other runs on the same host have yet to store. " +
 			"StatusInfo gives the figures. Or the space ran out in the middle of a run.",
 		ByItself: "The job is InError at once. Staging and images stay as they are.",
-		ToDo:     "Free as much as StatusInfo says, by deleting images, jobs that are not needed or other files, or enlarge the file system. Then " + startResume,
+		ToDo:     "Free as much as StatusInfo says, by deleting images (`drover image delete`), jobs that are not needed or other files, or enlarge the file system. Then " + startResume,
 		InError:  true,
 	},
 	{

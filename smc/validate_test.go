@@ -206,6 +206,7 @@ func TestOtherValidation(t *testing.T) {
 		{ModifyReplicationJobAttribute, map[string]string{"JobId": "j", "DataDisk.1.Index": "1", "DataDisk.2.Index": "1"}, CodeDataDiskDuplicateIndex},
 		{ModifyReplicationJobAttribute, map[string]string{"JobId": "j", "ScheduledStartTime": in(-day)}, CodeInvalidParameter},
 		{GetImageTicket, nil, "MissingImageId"},
+		{DeleteImage, nil, "MissingImageId"},
 	} {
 		req, err := c.op.DecodeRequest(flat(c.query))
 		if err == nil {

@@ -86,6 +86,7 @@ func TestCommandsSendEveryParameter(t *testing.T) {
 		{"workgroup", "remove", "wave", "web-1"},
 		{"workgroup", "delete", "wave"},
 		{"image", "list", "--job", "j-1", "--name", "web-1"},
+		{"image", "delete", "m-1"},
 		{"image", "verify", "m-1"}, // there is no host: it gets as far as its ticket
 		{"key", "create", "--policy", policy, "--description", "text"},
 		{"key", "list"},

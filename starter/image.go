@@ -62,7 +62,24 @@ func (c *cli) imageCommand() *cobra.Command {
 			return c.showImage(i)
 		}),
 	}
-	return group("image", "Images: what jobs deliver", list, show, c.imageVerifyCommand(), c.imageExportCommand())
+	remove := &cobra.Command{
+		Use:   "delete IMAGE",
+		Short: "Delete an image, by id or name",
+		Long: `Delete an image, also one that its job would keep. Its transition host removes it within 10 minutes, or once it is read no longer;
+until then its status is Deleting. There is no way back but a backup.`,
+		Example: "  drover image delete m-okw25fm6k8nh1j1e6p",
+		Args:    exactArgs("IMAGE"),
+		RunE: withOne(c, findImage, func(ctx context.Context, client *smc.Client, i smc.Image) error {
+			if _, err := client.DeleteImage(ctx, &smc.DeleteImageRequest{ImageID: i.ImageID}); err != nil {
+				return err
+			}
+			if c.json() {
+				return c.printJSON(map[string]string{"ImageId": i.ImageID})
+			}
+			return c.printf("image %s is being deleted\n", nameAfterID(i.ImageID, i.ImageName))
+		}),
+	}
+	return group("image", "Images: what jobs deliver", list, show, c.imageVerifyCommand(), c.imageExportCommand(), remove)
 }
 
 func (c *cli) showImage(i smc.Image) error {

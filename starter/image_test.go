@@ -259,6 +259,14 @@ func TestImageVerifyOfAHostThatBreaksOff(t *testing.T) {
 	assert.Empty(t, o.stdout)
 }
 
+func TestImageDelete(t *testing.T) {
+	e := newEndpoint(t)
+	e.images = []smc.Image{{ImageID: "m-0123456789", ImageName: "web-1"}}
+	assert.Equal(t, "image m-0123456789 (web-1) is being deleted\n", e.drover(t, "image", "delete", "web-1").stdout)
+	assert.Equal(t, "m-0123456789", e.called("DeleteImage")[0].Get("ImageId"))
+	assert.Equal(t, map[string]any{"ImageId": "m-0123456789"}, parse[map[string]any](t, e.drover(t, "image", "delete", "m-0123456789", "-o", "json")))
+}
+
 func TestImageListAndShow(t *testing.T) {
 	e := newEndpoint(t)
 	e.images = []smc.Image{{

@@ -118,7 +118,7 @@ var kinds = []Kind{
 	},
 	{
 		diskLow, Warning, "The volume of a transition host is nearly full. Runs whose data does not fit are InError with TransitionHost.NoSpace.",
-		"Make room: lower MaxNumberOfImageToKeep of its jobs, look at what `orphan-unknown` lists, or enlarge the volume.",
+		"Make room: `drover image delete`, lower MaxNumberOfImageToKeep of its jobs, look at what `orphan-unknown` lists, or enlarge the volume.",
 	},
 	{
 		orphan, Info, "A transition host has something on its disk that nobody can want any more.",

@@ -108,11 +108,11 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	return errors.Join(errors.Join(failures...), err)
 }
 
-// prune deletes the images that were over the limit of their job after its last run and are no longer in use.
+// prune deletes the images that were over the limit of their job after its last run and are no longer in use, and those whose deletion was asked for.
 func (s *Sweeper) prune(ctx context.Context) error {
 	images, err := s.Store.CondemnHeld(ctx, s.HostID, s.Host.Reading)
 	if err != nil {
-		return fmt.Errorf("find images over the limit that were in use: %w", err)
+		return fmt.Errorf("find images that are to be deleted: %w", err)
 	}
 	for _, image := range images { // one whose deletion is cut off is an orphan
 		if err := s.Host.DeleteImage(ctx, image.ImageID); err != nil {
@@ -121,7 +121,7 @@ func (s *Sweeper) prune(ctx context.Context) error {
 		if err := s.Store.DeleteImage(ctx, image.ImageID); err != nil {
 			return fmt.Errorf("delete image %s: %w", image.ImageID, err)
 		}
-		s.Log.Info("image over the limit deleted, which had been in use", zap.String("job_id", image.JobID), zap.String("image_id", image.ImageID))
+		s.Log.Info("image deleted that was over the limit and had been in use, or is not wanted any more", zap.String("job_id", image.JobID), zap.String("image_id", image.ImageID))
 	}
 	return nil
 }

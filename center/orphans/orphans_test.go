@@ -401,4 +401,19 @@ func TestImagesThatWereInUseArePruned(t *testing.T) {
 	_, total, err := f.Store.Images(ctx, account, store.ImageFilter{JobID: id}, store.Page{Number: 1, Size: 10})
 	require.NoError(t, err)
 	require.Equal(t, 1, total)
+
+	// One that somebody wants gone goes whoever has a ticket for it, once nobody reads it; there is no time of grace.
+	_, err = f.Store.HoldImage(ctx, account, images[1], time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	require.ErrorIs(t, f.Store.CondemnImage(ctx, "other", images[1]), store.ErrNotFound)
+	require.NoError(t, f.Store.CondemnImage(ctx, account, images[1]))
+	pruned, err := f.Store.CondemnHeld(ctx, hostID, func(string) bool { return true })
+	require.NoError(t, err)
+	require.Empty(t, pruned)
+	f.requireImages(images[1])
+	f.sweep(0)
+	f.requireImages()
+	_, total, err = f.Store.Images(ctx, account, store.ImageFilter{JobID: id}, store.Page{Number: 1, Size: 10})
+	require.NoError(t, err)
+	require.Zero(t, total)
 }

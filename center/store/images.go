@@ -130,6 +130,22 @@ func (s *Store) CondemnImages(ctx context.Context, jobID string, keep int, busy 
 	return condemned, held, err
 }
 
+// unwanted is the value of over_limit of an image whose deletion was asked for.
+const unwanted = 2
+
+// CondemnImage makes an image of an account Deleting because somebody wants it gone: the next run of its job, or CondemnHeld, has it removed.
+// Done again it changes nothing. Error: ErrNotFound.
+func (s *Store) CondemnImage(ctx context.Context, accountID, imageID string) error {
+	return s.write(ctx, func(tx *transaction) error {
+		image, err := scanImage(tx.QueryRowContext(ctx, selectImage+` WHERE account_id = ? AND image_id = ?`, accountID, imageID))
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE images SET status = ?, over_limit = ? WHERE image_id = ?`, string(smc.ImageDeleting), unwanted, image.ImageID)
+		return err
+	})
+}
+
 func condemn(ctx context.Context, tx *transaction, image *Image) error {
 	image.Status = smc.ImageDeleting
 	_, err := tx.ExecContext(ctx, `UPDATE images SET status = ?, over_limit = 0 WHERE image_id = ?`, string(image.Status), image.ImageID)
@@ -137,11 +153,12 @@ func condemn(ctx context.Context, tx *transaction, image *Image) error {
 }
 
 // CondemnHeld makes those images on a transition host Deleting that were over their job's limit after its last run and stayed
-// because they were in use, which they are no longer, and returns them. Before the last run it is for the runs to do.
+// because they were in use, which they are no longer, and returns them; before the last run it is for the runs to do. It also
+// returns those that CondemnImage was called for.
 func (s *Store) CondemnHeld(ctx context.Context, hostID string, busy func(imageID string) bool) (condemned []*Image, err error) {
-	const held = ` WHERE host_id = ? AND over_limit <> 0 AND status <> ? AND in_use_until <= ? AND job_id IN (SELECT job_id FROM replication_jobs WHERE status IN (?, ?))`
+	const held = ` WHERE host_id = ? AND over_limit <> 0 AND (over_limit = ? OR status <> ? AND in_use_until <= ? AND job_id IN (SELECT job_id FROM replication_jobs WHERE status IN (?, ?)))`
 	find := func(from reader) ([]*Image, error) {
-		rows, err := from.QueryContext(ctx, selectImage+held, hostID, string(smc.ImageDeleting), millis(s.now()), string(smc.StatusFinished), string(smc.StatusExpired))
+		rows, err := from.QueryContext(ctx, selectImage+held, hostID, unwanted, string(smc.ImageDeleting), millis(s.now()), string(smc.StatusFinished), string(smc.StatusExpired))
 		if err != nil {
 			return nil, err
 		}

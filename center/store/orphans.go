@@ -20,7 +20,7 @@ const (
 	OrphanStaging OrphanKind = "staging"
 	// OrphanHalfImage is a directory without a manifest: an image whose making or deletion was cut off.
 	OrphanHalfImage OrphanKind = "half-image"
-	// OrphanCondemnedImage is an image over its job's limit whose deletion was not carried to its end.
+	// OrphanCondemnedImage is an image, over its job's limit or not wanted any more, whose deletion was not carried to its end.
 	OrphanCondemnedImage OrphanKind = "condemned-image"
 	// OrphanUnknownStaging is the staging of a job of which the record knows nothing.
 	OrphanUnknownStaging OrphanKind = "unknown-staging"
@@ -144,7 +144,7 @@ func imageOfRecord(ctx context.Context, tx *transaction, image *Image, found Fou
 	if err == nil && job.Status == smc.StatusRunning {
 		return "", "", nil // its run deletes it
 	}
-	return OrphanCondemnedImage, "it was over the limit of its job, and its deletion was cut off", nil
+	return OrphanCondemnedImage, "its deletion was cut off, or somebody still reads it", nil
 }
 
 // HostImages returns the images that a transition host holds by the record, those that are being deleted included.

@@ -403,7 +403,9 @@ func (u *user) commonRefusals() {
 	} {
 		u.refused(smc.CodeInvalidJobIDNotFound, action, values{"JobId": "j-none"})
 	}
-	u.refused(smc.CodeInvalidImageIDNotFound, "GetImageTicket", values{"ImageId": "m-none"})
+	for _, action := range []string{"GetImageTicket", "DeleteImage"} {
+		u.refused(smc.CodeInvalidImageIDNotFound, action, values{"ImageId": "m-none"})
+	}
 }
 
 // tags tags a source server, and takes all tags from it but one.
@@ -572,6 +574,12 @@ func (u *user) images(job smc.ReplicationJob) {
 	var ticket smc.GetImageTicketResult
 	u.do("GetImageTicket", values{"ImageId": job.ImageID}, &ticket)
 	require.NotEmpty(u.t, ticket.Token)
+	u.do("DeleteImage", values{"ImageId": job.ImageID}, nil)
+	u.do("DescribeImages", values{"JobId": job.JobID}, &images)
+	for _, image := range images.Images { // there may be none any more
+		require.Equal(u.t, smc.ImageDeleting, image.Status)
+	}
+	u.refused(smc.CodeInvalidImageIDNotFound, "GetImageTicket", values{"ImageId": job.ImageID})
 }
 
 // access makes two keys: one that may only read, and one that is throttled where the account may have one job.
