@@ -34,7 +34,7 @@ func (u *undelivered) Error() string { return u.info }
 // target returns the target instance that the image of a run is delivered to; nil when it is to none, or when the run is past it: EndProcessing
 // says what is true of that.
 func (a *Replication) target(ctx context.Context, in PhaseInput, job *store.Job) (*store.Target, error) {
-	if job.Spec.Target() != smc.TargetInstance || job.BusinessStatus != smc.BusinessProcessing || job.Run != in.Run || store.InLap(in.Lap)(job) != nil {
+	if job.Spec.Target() != smc.TargetInstance || job.BusinessStatus != smc.BusinessProcessing || job.Run != in.Run || job.RunLap() != in.Lap {
 		return nil, nil
 	}
 	id := *job.Spec.InstanceID
@@ -75,7 +75,7 @@ func (a *Replication) deliver(ctx context.Context, in PhaseInput, job *store.Job
 	}
 	var disks []store.JobDisk
 	spec := store.DeliverySpec{
-		JobID: in.JobID, Run: in.Run, ImageID: image.ImageID, HostURL: a.urlFor(job), BandwidthLimit: int64(job.Parameters().BandwidthLimit),
+		JobID: in.JobID, Run: in.Run, ImageID: image.ImageID, HostURL: a.urlFor(job), BandwidthLimit: job.Parameters().BandwidthLimit,
 	}
 	for _, disk := range image.Disks {
 		disks = append(disks, store.JobDisk{Index: disk.Index, SizeBytes: disk.SizeBytes, DeliveredSizeBytes: disk.DeliveredSizeBytes})

@@ -303,6 +303,29 @@ func TestHosts(t *testing.T) {
 	requireNone(t, report, hostNotSwept)
 }
 
+// A target instance that is silent matters once a job migrates to it.
+func TestTargetInstances(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	disks := []agentapi.TargetDisk{{Path: "/dev/sda", SizeBytes: 1 << 20}}
+	target, err := f.RegisterTarget(ctx, "code", "token of rack-7", "instance of rack-7", "rack-7", agentapi.Target{AgentVersion: "v1.0.0", Disks: disks}, 10)
+	require.NoError(t, err)
+	require.NoError(t, f.NoteTargetClock(ctx, target.InstanceID, time.Minute))
+	report := f.examine()
+	requireFound(t, report, agentVersion, target.InstanceID, "v1.0.0, an older version")
+	requireFound(t, report, clockSkew, "target instance "+target.InstanceID+" (rack-7)", "")
+	f.later = time.Hour
+	f.live()
+	report = f.examine()
+	requireNone(t, report, agentVersion)
+	requireNone(t, report, targetOffline)
+	job := f.job()
+	kind := "TargetInstance"
+	_, err = f.ModifyJob(ctx, smc.ModifyReplicationJobAttributeRequest{JobID: job.JobID, TargetType: &kind, InstanceID: &target.InstanceID})
+	require.NoError(t, err)
+	requireFound(t, f.examine(), targetOffline, target.InstanceID, job.JobID+", which migrates to it, is Ready")
+}
+
 func TestJobs(t *testing.T) {
 	f := newFixture(t)
 	ctx := t.Context()

@@ -47,6 +47,7 @@ const (
 	imageLost         = "image-lost"
 	sessionStray      = "session-stray"
 	sourceOffline     = "source-offline"
+	targetOffline     = "target-offline"
 	jobInError        = "job-in-error"
 	jobInTrouble      = "job-in-trouble"
 	jobQueued         = "job-queued"
@@ -101,8 +102,8 @@ var kinds = []Kind{
 		"Restart those of the older version with the new binaries: workers, then servers.",
 	},
 	{
-		agentVersion, Warning, "An agent has another version than the servers.",
-		"Install the center's version of `drover-agent` on the source server and restart the agent. What is copied stays.",
+		agentVersion, Warning, "An agent, or a target instance, has another version than the servers.",
+		"Install the center's version of `drover-agent` there and restart it. What is copied stays.",
 	},
 	{
 		clockSkew, Warning, "A clock is more than 5 seconds off. Schedules and time-outs are judged by several clocks; requests that are 15 minutes off are refused.",
@@ -137,12 +138,16 @@ var kinds = []Kind{
 		"Where it is in a backup: stop the host's worker, `drover-server restore --images-only --image THING --from BACKUP --data FOLDER`, start it again. Where it is in none: `drover doctor --remove THING`, and the record forgets it.",
 	},
 	{
-		sessionStray, Warning, "A sync session is open, or room on a host reserved, for a job that does not run.",
+		sessionStray, Warning, "A sync session or a delivery is open, or room on a host reserved, for a job that does not run.",
 		"Servers release it within 5 minutes; `drover doctor --fix` does so at once.",
 	},
 	{
 		sourceOffline, Warning, "A source server with an unfinished job is Unavailable. Its runs wait for it, or are missed.",
 		"Start its agent: `systemctl start drover-agent` there; its log says what fails.",
+	},
+	{
+		targetOffline, Warning, "A target instance that an unfinished job migrates to is Unavailable. Runs make their images and wait for it to deliver them.",
+		"Start `drover-agent target` there with the same `--state`; its log says what fails.",
 	},
 	{
 		jobInError, Error, "A job has failed and waits for a person.",

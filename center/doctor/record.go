@@ -122,16 +122,33 @@ func (x *examination) processes(ctx context.Context) error {
 		if s.State == smc.SourceUnavailable {
 			continue // what it said last is old
 		}
-		if newest != "" && s.AgentVersion != "" && s.AgentVersion != newest {
-			how := "another version than"
-			if a, b := semantic(s.AgentVersion), semantic(newest); semver.IsValid(a) && semver.IsValid(b) {
-				how = map[bool]string{true: "an older version than", false: "a newer version than"}[semver.Compare(a, b) < 0]
-			}
-			x.find(agentVersion, s.SourceID, "the agent of %s is %s, %s the center's %s", s.Name, s.AgentVersion, how, newest)
-		}
+		x.version(s.SourceID, s.Name, s.AgentVersion, newest)
 		x.clock(fmt.Sprintf("source server %s (%s)", s.SourceID, s.Name), s.ClockAhead, "its center's")
 	}
+	targets, err := x.Record.AllTargets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if t.State(x.now()) == smc.InstanceUnavailable {
+			continue
+		}
+		x.version(t.InstanceID, t.Name, t.Target.AgentVersion, newest)
+		x.clock(fmt.Sprintf("target instance %s (%s)", t.InstanceID, t.Name), t.ClockAhead, "its center's")
+	}
 	return nil
+}
+
+// version holds the version of an agent against that of the newest server, which may not be known.
+func (x *examination) version(thing, name, version, newest string) {
+	if newest == "" || version == "" || version == newest {
+		return
+	}
+	how := "another version than"
+	if a, b := semantic(version), semantic(newest); semver.IsValid(a) && semver.IsValid(b) {
+		how = map[bool]string{true: "an older version than", false: "a newer version than"}[semver.Compare(a, b) < 0]
+	}
+	x.find(agentVersion, thing, "the agent of %s is %s, %s the center's %s", name, version, how, newest)
 }
 
 func semantic(version string) string { return "v" + strings.TrimPrefix(version, "v") }
@@ -169,6 +186,15 @@ func (x *examination) sources(ctx context.Context) error {
 	for _, s := range sources {
 		if job := holds[s.SourceID]; job != nil && s.State == smc.SourceUnavailable {
 			x.find(sourceOffline, s.SourceID, "%s was heard of last at %s; its job %s is %s", s.Name, smc.FormatTime(s.HeartbeatAt), job.JobID, job.Status)
+		}
+	}
+	targets, err := x.Record.AllTargets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if job := x.jobs[t.JobID]; job != nil && job.Status != smc.StatusExpired && t.State(x.now()) == smc.InstanceUnavailable {
+			x.find(targetOffline, t.InstanceID, "%s was heard of last at %s; %s, which migrates to it, is %s", t.Name, smc.FormatTime(t.HeartbeatAt), job.JobID, job.Status)
 		}
 	}
 	return nil
@@ -288,6 +314,10 @@ func (x *examination) sessions(ctx context.Context) error {
 		}
 	}
 	for _, s := range sessions {
+		if s.InstanceID != "" {
+			x.add(sessionStray, s.JobID, x.Fix, "the delivery to target instance %s of run %d is open", s.InstanceID, s.Run)
+			continue
+		}
 		x.add(sessionStray, s.JobID, x.Fix, "the session of source server %s for run %d is open", s.SourceID, s.Run)
 	}
 	for _, jobID := range reservations {

@@ -328,6 +328,32 @@ func TestImages(t *testing.T) {
 	require.Equal(t, "m-"+kept[2:], rows[0].ImageID)
 }
 
+// A delivery that is open without a run that makes it.
+func TestStrayDeliveries(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	id := f.job(0)
+	f.start(id, smc.BusinessProcessing)
+	target, err := f.Store.RegisterTarget(ctx, "code", "token of a target", "instance of a target", "rack", agentapi.Target{Disks: []agentapi.TargetDisk{{SizeBytes: 1}}}, 1)
+	require.NoError(t, err)
+	_, err = f.Store.OpenDelivery(ctx, target.InstanceID, store.DeliverySpec{JobID: id, Run: 1, ImageID: "m-1"})
+	require.NoError(t, err)
+	n, err := f.Store.CloseStraySessions(ctx)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	f.exec(`UPDATE replication_jobs SET business_status = 'Cleaning' WHERE job_id = $1`, id) // past the rules
+	strays, _, err := f.Store.StraySessions(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []store.StraySession{{InstanceID: target.InstanceID, JobID: id, Run: 1}}, strays)
+	n, err = f.Store.CloseStraySessions(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	delivery, err := f.Store.Delivery(ctx, target.InstanceID)
+	require.NoError(t, err)
+	require.False(t, delivery.Open)
+	require.Equal(t, smc.DeliveryFailed, delivery.State)
+}
+
 // A session that is open, and room that is reserved, without a run.
 func TestStraySessions(t *testing.T) {
 	f := newFixture(t)

@@ -292,8 +292,7 @@ func (s *Store) CloseStraySessions(ctx context.Context) (n int64, err error) {
 		if err != nil {
 			return err
 		}
-		ended, err := rowsAffected(tx.ExecContext(ctx, `UPDATE deliveries SET open = 0, generation = generation + 1, change = `+tx.nextChange(deliveries)+
-			` WHERE instance_id IN (SELECT instance_id`+strayDeliveries+`)`))
+		ended, err := rowsAffected(tx.ExecContext(ctx, endDeliveries(tx)+` AND instance_id IN (SELECT instance_id`+strayDeliveries+`)`, "its job does not run"))
 		if err != nil {
 			return err
 		}

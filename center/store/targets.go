@@ -424,11 +424,17 @@ func (s *Store) ReportDelivery(ctx context.Context, instanceID string, report ag
 	return superseded, err
 }
 
-// closeDelivery ends the delivery of a job: its generation is raised, so that its target ends what it still does. One that was not done has failed,
-// for a reason of the center's unless the target gave one.
+// closeDelivery ends the delivery of a job: its generation is raised, so that its target ends what it still does.
 func closeDelivery(ctx context.Context, tx *transaction, jobID, why string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE deliveries SET open = 0, generation = generation + 1, change = `+tx.nextChange(deliveries)+`,
-		message = CASE WHEN state IN (?, ?) THEN message ELSE ? END, state = CASE WHEN state = ? THEN state ELSE ? END WHERE job_id = ? AND open = 1`,
-		string(smc.DeliveryDone), string(smc.DeliveryFailed), why, string(smc.DeliveryDone), string(smc.DeliveryFailed), jobID)
+	_, err := tx.ExecContext(ctx, endDeliveries(tx)+` AND job_id = ?`, why, jobID)
 	return err
+}
+
+// endDeliveries ends those of the open deliveries that the rest of the statement says. One that was not done has failed, for the reason that is the
+// first argument unless its target gave one.
+func endDeliveries(tx *transaction) string {
+	const done, failed = string(smc.DeliveryDone), string(smc.DeliveryFailed)
+	return `UPDATE deliveries SET open = 0, generation = generation + 1, change = ` + tx.nextChange(deliveries) + `,
+		message = CASE WHEN state IN ('` + done + `', '` + failed + `') THEN message ELSE CAST(? AS TEXT) END,
+		state = CASE WHEN state = '` + done + `' THEN state ELSE '` + failed + `' END WHERE open = 1`
 }
