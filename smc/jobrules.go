@@ -173,6 +173,7 @@ func FitParts(r *CreateReplicationJobRequest) error {
 // validateParts checks the partitions of one disk; size, in GiB, may be absent.
 func validateParts(name, sizeName string, parts []PartTarget, size *int) error {
 	var sum int64
+	seen := make(map[string]int, len(parts))
 	for i, part := range parts {
 		at := name + "." + strconv.Itoa(i+1)
 		switch device := deref(part.Device); {
@@ -182,6 +183,11 @@ func validateParts(name, sizeName string, parts []PartTarget, size *int) error {
 			return Errorf(CodeMissingParameter, "%s.Device is missing: %s.SizeBytes is given, and they go together", at, at)
 		case part.SizeBytes == nil:
 			continue
+		default:
+			if first, ok := seen[device]; ok {
+				return Errorf(CodeInvalidParameter, "%s.Device: %s is the device of %s.%d already", at, quote(device), name, first)
+			}
+			seen[device] = i + 1
 		}
 		if size != nil && *part.SizeBytes > int64(*size)*gib-sum {
 			return Errorf(CodeInvalidParameter, "%s.SizeBytes: with %d bytes the partitions are larger than %s, %d GiB", at, *part.SizeBytes, sizeName, *size)

@@ -87,6 +87,11 @@ func TestCreateReplicationJobValidation(t *testing.T) {
 		},
 		{"device without size", one("SystemDiskPart.1.Device", "0_0"), CodeMissingParameter, "SystemDiskPart.1.SizeBytes is missing"},
 		{"size without device", one("SystemDiskPart.1.SizeBytes", "1"), CodeMissingParameter, "SystemDiskPart.1.Device is missing"},
+		{
+			"repeated device",
+			map[string]string{"SystemDiskPart.1.Device": "0_0", "SystemDiskPart.1.SizeBytes": "1", "SystemDiskPart.2.Device": "0_0", "SystemDiskPart.2.SizeBytes": "2"},
+			invalid, `SystemDiskPart.2.Device: "0_0" is the device of SystemDiskPart.1 already`,
+		},
 		{"neither", one("SystemDiskPart.1.Block", "false"), "", ""},
 		{"partition of 0", map[string]string{"SystemDiskPart.1.Device": "0_0", "SystemDiskPart.1.SizeBytes": "0"}, invalid, "SystemDiskPart.1.SizeBytes"},
 

@@ -91,7 +91,7 @@ func (s *Store) RegisterSource(ctx context.Context, code, agentToken, instance, 
 			return err
 		}
 		if sources >= quota {
-			return smc.Errorf(smc.CodeQuotaExceededSourceServer, "account %s has %d source servers, its quota: delete one first", source.AccountID, sources)
+			return smc.Errorf(smc.CodeQuotaExceededSourceServer, "account %s has %d source servers and may have %d: delete one first", source.AccountID, sources, quota)
 		}
 		n, err := rowsAffected(tx.ExecContext(ctx, `INSERT INTO source_servers
 			(source_id, account_id, region_id, name, state, server, token_hash, instance, heartbeat_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

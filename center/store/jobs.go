@@ -168,7 +168,7 @@ func (s *Store) CreateJob(ctx context.Context, accountID string, spec smc.Create
 			return err
 		}
 		if jobs >= quota {
-			return smc.Errorf(smc.CodeQuotaExceededReplicationJob, "account %s has %d replication jobs, its quota: delete one first", accountID, jobs)
+			return smc.Errorf(smc.CodeQuotaExceededReplicationJob, "account %s has %d replication jobs and may have %d: delete one first", accountID, jobs, quota)
 		}
 		return s.insertJob(ctx, tx, job, token, digest)
 	})
