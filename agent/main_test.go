@@ -40,7 +40,15 @@ func TestExitCodes(t *testing.T) {
 			[]string{"--state", state, "--code", "c", "--name", "web-1", "--disk", disk, "--log-format", "json"},
 			1, "InvalidActivationCode: it is used up",
 		},
-		"no such disk": {[]string{"--state", state, "--code", "c", "--name", "web-1", "--disk", disk + "x"}, 1, disk + "x"},
+		"help of a target": {[]string{"target", "--help"}, 0, "--overwrite"},
+		"target, no state": {[]string{"target"}, 2, "--state"},
+		"target, no disk":  {[]string{"target", "--state", state, "--code", "c", "--name", "spare-1"}, 2, "devices to overwrite"},
+		"target, wrong code": {
+			[]string{"target", "--state", state, "--code", "c", "--name", "spare-1", "--disk", disk, "--log-format", "json"},
+			1, `target instance "spare-1"`,
+		},
+		"overwrite of a source": {[]string{"--state", state, "--overwrite"}, 2, "--overwrite"},
+		"no such disk":          {[]string{"--state", state, "--code", "c", "--name", "web-1", "--disk", disk + "x"}, 1, disk + "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

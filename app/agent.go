@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drover/drover/center/agentapi"
+	"github.com/drover/drover/monitor"
 	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 )
@@ -32,7 +33,7 @@ type AgentConfig struct {
 	// CAFile is a PEM file with the authorities that may have signed the certificates of the center and the transition hosts. Without it
 	// that is the one whose fingerprint the activation code carries, and what the center replaces it by; else those this machine knows.
 	CAFile string
-	// Name is the name of the source server, 2-128 characters. It cannot be changed here later.
+	// Name is the name of the source server or target instance, 2-128 characters. It cannot be changed here later.
 	Name string
 	// StateDir keeps the agent's identity, and admits one agent at a time. It is made when missing.
 	StateDir string
@@ -78,16 +79,88 @@ func RunAgent(ctx context.Context, cfg AgentConfig, log *zap.Logger) error {
 		wait:        agentapi.DefaultWait,
 		answers:     make(chan struct{}, 1),
 	}
+	a.role = source{a}
+	return a.serve(ctx)
+}
+
+// serve is run, for which the end of ctx is no failure.
+func (a *agent) serve(ctx context.Context) error {
 	err := a.run(ctx)
 	if ctx.Err() == nil {
 		return err
 	}
-	log.Info("agent stopped")
+	a.log.Info("agent stopped")
 	return nil
+}
+
+// role is what an agent is to its center: the source of migrations, or a target of them.
+type role interface {
+	words() roleWords
+	// newMetrics registers the metrics of such an agent.
+	newMetrics(p *monitor.Process) *agentMetrics
+	// describe looks at the machine. A disk that cannot be read leaves the description as it was.
+	describe() error
+	// register makes the machine known with an activation code; the identity goes to s.
+	register(ctx context.Context, code, instance string, s *agentState) error
+	heartbeat(ctx context.Context) (agentapi.HeartbeatResponse, error)
+	ask(ctx context.Context, q agentapi.WorkQuery) (desired, error)
+}
+
+// roleWords are what the agent says of itself in one role.
+type roleWords struct {
+	noun  string // what the center knows the machine as
+	key   string // of its id in the log
+	disks string // what is done with the disks of --disk
+	task  string // what its work is called
+	gone  error  // ends an agent that the center does not know any more
+}
+
+// desired is what the center wants of an agent. begin starts the work and returns at once; it is nil when there is none.
+type desired struct {
+	generation int64
+	begin      func(ctx context.Context) *task
+}
+
+// source is the role of an agent on a source server.
+type source struct{ *agent }
+
+func (source) words() roleWords {
+	return roleWords{noun: "source server", key: "source_id", disks: "serve", task: "sync", gone: ErrSourceDeleted}
+}
+
+func (source) newMetrics(p *monitor.Process) *agentMetrics { return newAgentMetrics(p) }
+
+func (a source) describe() error {
+	server, err := describeServer(a.cfg.Version, a.state.Disks, a.probe)
+	if err != nil {
+		return err
+	}
+	a.server = server
+	return nil
+}
+
+func (a source) register(ctx context.Context, code, instance string, s *agentState) error {
+	resp, err := a.client.Register(ctx, agentapi.RegisterRequest{Code: code, Name: s.Name, Instance: instance, Server: a.server})
+	s.SourceID, s.Token = resp.SourceID, resp.Token
+	return err
+}
+
+func (a source) heartbeat(ctx context.Context) (agentapi.HeartbeatResponse, error) {
+	return a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server, Time: time.Now().UTC()})
+}
+
+func (a source) ask(ctx context.Context, q agentapi.WorkQuery) (desired, error) {
+	answer, err := a.client.Work(ctx, q)
+	d := desired{generation: answer.Generation}
+	if answer.Work != nil {
+		d.begin = func(ctx context.Context) *task { return a.start(ctx, answer.Generation, *answer.Work) }
+	}
+	return d, err
 }
 
 // agent is one process of an agent. The fields from sync on are replaced by tests.
 type agent struct {
+	role     role
 	cfg      AgentConfig
 	log      *zap.Logger
 	instance string
@@ -111,8 +184,9 @@ type agent struct {
 }
 
 func (a *agent) run(ctx context.Context) (err error) {
+	words := a.role.words()
 	a.cfg.Process = a.cfg.Process.orDefault()
-	a.metrics = newAgentMetrics(a.cfg.Process.Monitor)
+	a.metrics = a.role.newMetrics(a.cfg.Process.Monitor)
 	if a.cfg.StateDir == "" {
 		return agentUsage("--state is missing: name the directory where the agent keeps its identity")
 	}
@@ -132,7 +206,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.log = a.log.With(zap.String("source_id", a.state.SourceID))
+	a.log = a.log.With(zap.String(words.key, a.state.id()))
 	a.log.Info("agent ready", zap.String("name", a.state.Name), zap.String("endpoint", a.endpoint()),
 		zap.Strings("disks", a.state.Disks), zap.String("instance", a.instance), zap.String("version", a.cfg.Version))
 
@@ -143,7 +217,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 
 	group, ctx := a.cfg.Process.group(ctx)
 	group.run("heartbeats", func() error { return a.heartbeats(ctx) })
-	group.run("sync", func() error { return a.work(ctx) })
+	group.run(words.task, func() error { return a.work(ctx) })
 	return group.Wait()
 }
 
@@ -168,13 +242,18 @@ func (a *agent) newClient(token string) (err error) {
 
 // resume takes up the identity in the state directory.
 func (a *agent) resume(ctx context.Context, known *agentState) error {
+	words := a.role.words()
+	if known.noun() != words.noun {
+		return agentUsage("the state in %s belongs to the %s %q (%s): this one is a %s and needs another --state",
+			a.cfg.StateDir, known.noun(), known.Name, known.id(), words.noun)
+	}
 	if a.cfg.Name != "" && a.cfg.Name != known.Name {
-		return agentUsage("--name is %q, but the state in %s belongs to source server %q (%s): leave --name out, "+
-			"or give another --state and a --code to register another source server",
-			a.cfg.Name, a.cfg.StateDir, known.Name, known.SourceID)
+		return agentUsage("--name is %q, but the state in %s belongs to %s %q (%s): leave --name out, "+
+			"or give another --state and a --code to register another %s",
+			a.cfg.Name, a.cfg.StateDir, words.noun, known.Name, known.id(), words.noun)
 	}
 	if a.cfg.Code != "" {
-		a.log.Info("the agent has registered before: the activation code is not used", zap.String("source_id", known.SourceID))
+		a.log.Info("the agent has registered before: the activation code is not used", zap.String(words.key, known.id()))
 	}
 	a.state = *known
 	if len(a.cfg.Disks) > 0 {
@@ -184,7 +263,7 @@ func (a *agent) resume(ctx context.Context, known *agentState) error {
 		}
 		a.state.Disks = disks
 	}
-	if err := a.describe(); err != nil {
+	if err := a.role.describe(); err != nil {
 		return err
 	}
 	if !slices.Equal(a.state.Disks, known.Disks) {
@@ -199,9 +278,10 @@ func (a *agent) resume(ctx context.Context, known *agentState) error {
 	return a.newClient(a.state.Token)
 }
 
-// register makes this server a source server. It goes on trying while the center is out of reach; what
+// register makes this machine known to the center. It goes on trying while the center is out of reach; what
 // the center refuses is final.
 func (a *agent) register(ctx context.Context) error {
+	words := a.role.words()
 	switch {
 	case a.cfg.Endpoint == "":
 		return agentUsage("--endpoint is missing: give the URL of the center, or set DROVER_ENDPOINT")
@@ -209,16 +289,16 @@ func (a *agent) register(ctx context.Context) error {
 		return agentUsage("--code is missing: this agent has not registered yet (there is no state in %s); "+
 			"get an activation code with `drover token create`", a.cfg.StateDir)
 	case a.cfg.Name == "":
-		return agentUsage("--name is missing: give the source server a name of 2 to 128 characters")
+		return agentUsage("--name is missing: give the %s a name of 2 to 128 characters", words.noun)
 	case len(a.cfg.Disks) == 0:
-		return agentUsage("--disk is missing: give the files or devices to serve, the system disk first")
+		return agentUsage("--disk is missing: give the files or devices to %s, the system disk first", words.disks)
 	}
 	disks, err := absoluteDisks(a.cfg.Disks)
 	if err != nil {
 		return err
 	}
 	a.state = agentState{Endpoint: a.cfg.Endpoint, Name: a.cfg.Name, Disks: disks}
-	if err := a.describe(); err != nil {
+	if err := a.role.describe(); err != nil {
 		return err
 	}
 	if err := a.settleTrust(ctx); err != nil {
@@ -236,46 +316,33 @@ func (a *agent) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	req := agentapi.RegisterRequest{Code: secret, Name: a.cfg.Name, Instance: instance, Server: a.server}
-	var resp agentapi.RegisterResponse
 	outage := outage{log: a.log, what: "registration", after: a.after}
 	for {
-		resp, err = a.client.Register(ctx, req)
+		err = a.role.register(ctx, secret, instance, &a.state)
 		if err == nil {
 			break
 		}
 		var refusal *smc.Error
 		if errors.As(err, &refusal) && smc.ClassOf(refusal) != smc.Retryable {
 			if refusal.Code == agentapi.CodeInvalidActivationCode {
-				return fmt.Errorf("register source server %q at %s: %w; get another code with `drover token create`", a.cfg.Name, a.cfg.Endpoint, err)
+				return fmt.Errorf("register %s %q at %s: %w; get another code with `drover token create`", words.noun, a.cfg.Name, a.cfg.Endpoint, err)
 			}
-			return fmt.Errorf("register source server %q at %s: %w", a.cfg.Name, a.cfg.Endpoint, err)
+			return fmt.Errorf("register %s %q at %s: %w", words.noun, a.cfg.Name, a.cfg.Endpoint, err)
 		}
 		final, err := a.explain(err)
 		if final {
-			return fmt.Errorf("register source server %q: %w", a.cfg.Name, err)
+			return fmt.Errorf("register %s %q: %w", words.noun, a.cfg.Name, err)
 		}
 		if err := outage.failed(ctx, err); err != nil {
 			return err
 		}
 	}
-	a.state.SourceID, a.state.Token = resp.SourceID, resp.Token
 	if err := a.dir.registered(&a.state); err != nil {
-		return fmt.Errorf("%w; the center knows this server as %s now: start the agent again as before, with the same --state", err, resp.SourceID)
+		return fmt.Errorf("%w; the center knows this machine as %s now: start the agent again as before, with the same --state", err, a.state.id())
 	}
 	a.saved = a.state
-	a.client = a.client.WithToken(resp.Token)
-	a.log.Info("registered", zap.String("source_id", resp.SourceID), zap.String("name", a.state.Name))
-	return nil
-}
-
-// describe looks at the server. A disk that cannot be read leaves the description as it was.
-func (a *agent) describe() error {
-	server, err := describeServer(a.cfg.Version, a.state.Disks, a.probe)
-	if err != nil {
-		return err
-	}
-	a.server = server
+	a.client = a.client.WithToken(a.state.Token)
+	a.log.Info("registered", zap.String(words.key, a.state.id()), zap.String("name", a.state.Name))
 	return nil
 }
 
@@ -295,20 +362,20 @@ func absoluteDisks(paths []string) ([]string, error) {
 	return disks, nil
 }
 
-// heartbeats reports that the agent lives, at the rate the center asks for. While it runs, server and
-// state belong to it, but for what of the state never changes: disks, name and identity.
+// heartbeats reports that the agent lives, at the rate the center asks for. While it runs, the description of the machine and
+// the state belong to it, but for what of the state never changes: disks, name and identity.
 func (a *agent) heartbeats(ctx context.Context) error {
 	rate := agentapi.DefaultHeartbeatRate
 	outage := outage{log: a.log, what: "heartbeat"}
 	diskTrouble := false
 	for {
-		err := a.describe()
+		err := a.role.describe()
 		if err != nil && !diskTrouble {
 			a.log.Warn("cannot look at the disks; heartbeats describe them as they were last seen", zap.Error(err))
 		}
 		diskTrouble = err != nil
 		var due time.Duration
-		resp, err := a.client.Heartbeat(ctx, agentapi.HeartbeatRequest{Instance: a.instance, Server: a.server, Time: time.Now().UTC()})
+		resp, err := a.role.heartbeat(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -358,9 +425,9 @@ func (a *agent) deleted(err error) error {
 	if smc.CodeOf(err) != agentapi.CodeInvalidAgentToken {
 		return nil
 	}
-	return fmt.Errorf("%w (%s, %q): it was deleted, or %s is another center; to register this server anew, remove %s "+
+	return fmt.Errorf("%w (%s, %q): it was deleted, or %s is another center; to register this machine anew, remove %s "+
 		"and start the agent with a code from `drover token create`: %w",
-		ErrSourceDeleted, a.state.SourceID, a.state.Name, a.endpoint(), filepath.Join(a.cfg.StateDir, agentStateFile), err)
+		a.role.words().gone, a.state.id(), a.state.Name, a.endpoint(), filepath.Join(a.cfg.StateDir, agentStateFile), err)
 }
 
 // Pauses between attempts to reach a center or a host.

@@ -22,13 +22,25 @@ const (
 
 // agentState is what an agent remembers between starts.
 type agentState struct {
-	Endpoint string   `json:"endpoint"`
-	SourceID string   `json:"sourceId"`
-	Token    string   `json:"token"`
-	Name     string   `json:"name"`
-	Disks    []string `json:"disks"` // absolute paths, the system disk first
+	Endpoint   string   `json:"endpoint"`
+	SourceID   string   `json:"sourceId,omitempty"`
+	InstanceID string   `json:"instanceId,omitempty"` // of a target instance
+	Token      string   `json:"token"`
+	Name       string   `json:"name"`
+	Disks      []string `json:"disks"` // absolute paths, the system disk first
 	// CACertificates are the authorities, as PEM, by which the agent knows its center; empty: those that its machine knows.
 	CACertificates string `json:"caCertificates,omitempty"`
+}
+
+// id is what the center knows the machine by; empty before the registration.
+func (s *agentState) id() string { return s.SourceID + s.InstanceID }
+
+// noun is what the machine has registered as.
+func (s *agentState) noun() string {
+	if s.InstanceID != "" {
+		return (&target{}).words().noun
+	}
+	return source{}.words().noun
 }
 
 // agentDir is the state directory of one agent, locked against a second one.
@@ -75,8 +87,8 @@ func (d *agentDir) load() (*agentState, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("the agent's state %s is damaged (%w): remove it and register again with a new code", name, err)
 	}
-	if s.Endpoint == "" || s.SourceID == "" || s.Token == "" {
-		return nil, fmt.Errorf("the agent's state %s lacks endpoint, sourceId or token: remove it and register again with a new code", name)
+	if s.Endpoint == "" || (s.SourceID == "") == (s.InstanceID == "") || s.Token == "" {
+		return nil, fmt.Errorf("the agent's state %s lacks endpoint, sourceId (or instanceId) or token: remove it and register again with a new code", name)
 	}
 	return &s, nil
 }

@@ -292,6 +292,7 @@ func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
 		metrics:     newAgentMetrics(monitor.New("test")),
 		heard:       func(error) {},
 	}
+	r.agent.role = source{r.agent}
 	return r
 }
 

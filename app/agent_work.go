@@ -26,16 +26,30 @@ var finalCodes = map[string]bool{
 // failedAgain is how long the agent waits for a run to fail whose host it has told of a failure.
 const failedAgain = 10 * time.Second
 
-// task is a sync under way.
+// task is a sync, or a delivery, under way.
 type task struct {
 	generation int64
 	cancel     context.CancelFunc
-	done       chan struct{} // closed when the sync has returned
+	done       chan struct{} // closed when it has returned
 
 	// Valid once done is closed.
-	err    error
+	result outcome
 	lasted time.Duration
 }
+
+// outcome is what a task came to.
+type outcome int
+
+// Outcomes.
+const (
+	// taskLost has lost its session, its ticket or its order: the center is asked anew, and its generation served again if that is
+	// still wanted.
+	taskLost outcome = iota
+	// taskServed has served its generation.
+	taskServed
+	// taskFailed has failed for good and told the transition host: its run should fail too.
+	taskFailed
+)
 
 func (t *task) finished() bool {
 	select {
@@ -46,13 +60,13 @@ func (t *task) finished() bool {
 	}
 }
 
-// end cancels the sync and waits for it: there are never two of this agent on one disk.
+// end cancels the task and waits for it: there are never two of this agent on one disk.
 func (t *task) end() {
 	t.cancel()
 	<-t.done
 }
 
-// stop cancels the sync and waits for it, but no longer than timeout: a read that hangs in the kernel
+// stop cancels the task and waits for it, but no longer than timeout: a read that hangs in the kernel
 // cannot be cancelled, and shall not keep the process from ending.
 func (t *task) stop(timeout time.Duration) bool {
 	t.cancel()
@@ -64,29 +78,31 @@ func (t *task) stop(timeout time.Duration) bool {
 	}
 }
 
-// work asks the center again and again what to do, and does it: one sync at a time.
+// work asks the center again and again what to do, and does it: one thing at a time.
 func (a *agent) work(ctx context.Context) error {
 	var (
 		have     int64 // generation last received
 		served   int64 // generation last started
-		current  *task // the sync of it, until its outcome was seen
-		failures int   // syncs of it in a row that lost their session
+		current  *task // the work of it, until its outcome was seen
+		failures int   // tasks of it in a row that were lost
+		words    = a.role.words()
 		outage   = outage{log: a.log, what: "request for work", after: a.after, answers: a.answers}
 	)
 	unheard := ctx // is done when the run of a sync that failed should have failed too; ctx when none has failed
 	defer func() {
 		if current != nil && !current.stop(a.cfg.Process.share(activitiesShare)) {
-			a.log.Warn("the sync does not end; leaving it to the end of the process")
+			a.log.Warn("the " + words.task + " does not end; leaving it to the end of the process")
 		}
 	}()
 	for {
 		if current != nil && current.finished() {
 			lost := current
 			current = nil
-			if lost.err != nil && finished(lost.err) {
+			switch lost.result {
+			case taskServed:
+			case taskFailed:
 				unheard = a.untilHeard(ctx)
-			}
-			if !finished(lost.err) {
+			case taskLost:
 				if lost.lasted >= lastPause {
 					failures = 0
 				}
@@ -122,23 +138,23 @@ func (a *agent) work(ctx context.Context) error {
 			continue
 		}
 		outage.over()
-		if desired.Generation == have {
+		if desired.generation == have {
 			continue
 		}
-		have = desired.Generation
+		have = desired.generation
 		if current != nil {
-			if current.generation == desired.Generation {
+			if current.generation == desired.generation {
 				continue
 			}
-			a.log.Info("the center withdrew or replaced the work; ending the sync", zap.Int64("generation", desired.Generation))
+			a.log.Info("the center withdrew or replaced the work; ending the "+words.task, zap.Int64("generation", desired.generation))
 			current.end()
 			current = nil
 		}
-		if desired.Generation != served {
-			served, failures, unheard = desired.Generation, 0, ctx
+		if desired.generation != served {
+			served, failures, unheard = desired.generation, 0, ctx
 		}
-		if desired.Work != nil {
-			current = a.start(ctx, desired.Generation, *desired.Work)
+		if desired.begin != nil {
+			current = desired.begin(ctx)
 		}
 	}
 }
@@ -150,8 +166,8 @@ func (a *agent) untilHeard(ctx context.Context) context.Context {
 	return ctx
 }
 
-// poll asks for work. It returns early, with an error, when the current sync ends or unheard is closed.
-func (a *agent) poll(ctx context.Context, have int64, current *task, unheard <-chan struct{}) (agentapi.Desired, error) {
+// poll asks for work. It returns early, with an error, when the current task ends or unheard is closed.
+func (a *agent) poll(ctx context.Context, have int64, current *task, unheard <-chan struct{}) (desired, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ended <-chan struct{}
@@ -167,15 +183,11 @@ func (a *agent) poll(ctx context.Context, have int64, current *task, unheard <-c
 		case <-ctx.Done():
 		}
 	}()
-	return a.client.Work(ctx, agentapi.WorkQuery{Instance: a.instance, Have: have, Wait: a.wait})
+	return a.role.ask(ctx, agentapi.WorkQuery{Instance: a.instance, Have: have, Wait: a.wait})
 }
 
-// finished tells an outcome (all copied, or failed for good and reported to the host) from a session
-// that was lost.
-func finished(err error) bool {
-	if err == nil {
-		return true
-	}
+// reported tells a failure for good, of which the host was told, from a session that was lost.
+func reported(err error) bool {
 	var failure *replica.Error
 	return errors.As(err, &failure) && finalCodes[failure.Code]
 }
@@ -209,7 +221,7 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 		count := a.metrics.progress()
 		a.metrics.syncing.Set(1)
 		defer a.metrics.syncing.Set(0)
-		t.err = a.sync(ctx, cfg, func(p replica.Progress) { progress.Store(&p); count(p) })
+		err := a.sync(ctx, cfg, func(p replica.Progress) { progress.Store(&p); count(p) })
 		last := progress.Load()
 		t.lasted = time.Since(begin)
 		fields := []zap.Field{
@@ -219,17 +231,19 @@ func (a *agent) start(ctx context.Context, generation int64, work agentapi.Work)
 		}
 		outcome := outcomeComplete
 		switch {
-		case t.err == nil:
+		case err == nil:
+			t.result = taskServed
 			log.Info("sync complete", fields...)
 		case ctx.Err() != nil:
 			outcome = outcomeEnded
 			log.Info("sync ended", fields...)
-		case finished(t.err):
+		case reported(err):
+			t.result = taskFailed
 			outcome = outcomeFailed
-			log.Error("sync failed; waiting for the center", append(fields, zap.Error(t.err))...)
+			log.Error("sync failed; waiting for the center", append(fields, zap.Error(err))...)
 		default:
 			outcome = outcomeLost
-			log.Warn("sync lost its session; asking the center again", append(fields, zap.Error(t.err))...)
+			log.Warn("sync lost its session; asking the center again", append(fields, zap.Error(err))...)
 		}
 		a.metrics.syncs.WithLabelValues(outcome).Inc()
 	}()

@@ -408,13 +408,20 @@ func registerFleets(p *monitor.Process, temporal client.Client, namespace string
 	monitor.Register(p, d)
 }
 
-// agentMetrics are those of an agent.
+// agentMetrics are those of an agent: the heartbeats, and what it has by its role.
 type agentMetrics struct {
-	read, sent prometheus.Counter
 	heartbeats *prometheus.CounterVec
 	heard      prometheus.Gauge
+
+	// of a source server
+	read, sent prometheus.Counter
 	syncing    prometheus.Gauge
 	syncs      *prometheus.CounterVec
+
+	// of a target instance
+	done, fetched, received prometheus.Counter
+	delivering              prometheus.Gauge
+	deliveries              *prometheus.CounterVec
 }
 
 // What a heartbeat and a sync came to.
@@ -426,34 +433,75 @@ const (
 	outcomeLost     = "lost"
 )
 
-func newAgentMetrics(p *monitor.Process) *agentMetrics {
+// newHeartbeatMetrics registers what every agent counts.
+func newHeartbeatMetrics(p *monitor.Process) *agentMetrics {
 	m := &agentMetrics{
-		read: monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "drover_agent_read_bytes_total", Help: "Bytes of its disks that the agent has covered, holes included.",
-		})),
-		sent: monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "drover_agent_sent_bytes_total", Help: "Bytes that the agent has sent to transition hosts, as they were coded, with what was sent again.",
-		})),
 		heartbeats: monitor.Register(p, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "drover_agent_heartbeats_total", Help: "Heartbeats of the agent, by whether the center took them.",
 		}, []string{"outcome"})),
 		heard: monitor.Register(p, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "drover_agent_last_heartbeat_timestamp_seconds", Help: "When the center took the agent's last heartbeat; 0 before the first.",
 		})),
-		syncing: monitor.Register(p, prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "drover_agent_syncing", Help: "Whether the agent copies its disks: 1, or 0.",
-		})),
-		syncs: monitor.Register(p, prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "drover_agent_syncs_total", Help: "Syncs that are over: complete, ended by the center or the agent's end, lost with their session, or failed for good.",
-		}, []string{"outcome"})),
 	}
 	for _, outcome := range []string{outcomeOK, outcomeFailed} {
 		m.heartbeats.WithLabelValues(outcome)
 	}
+	return m
+}
+
+func newAgentMetrics(p *monitor.Process) *agentMetrics {
+	m := newHeartbeatMetrics(p)
+	m.read = monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "drover_agent_read_bytes_total", Help: "Bytes of its disks that the agent has covered, holes included.",
+	}))
+	m.sent = monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "drover_agent_sent_bytes_total", Help: "Bytes that the agent has sent to transition hosts, as they were coded, with what was sent again.",
+	}))
+	m.syncing = monitor.Register(p, prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "drover_agent_syncing", Help: "Whether the agent copies its disks: 1, or 0.",
+	}))
+	m.syncs = monitor.Register(p, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "drover_agent_syncs_total", Help: "Syncs that are over: complete, ended by the center or the agent's end, lost with their session, or failed for good.",
+	}, []string{"outcome"}))
 	for _, outcome := range []string{outcomeComplete, outcomeEnded, outcomeLost, outcomeFailed} {
 		m.syncs.WithLabelValues(outcome)
 	}
 	return m
+}
+
+func newTargetMetrics(p *monitor.Process) *agentMetrics {
+	m := newHeartbeatMetrics(p)
+	m.done = monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "drover_target_done_bytes_total", Help: "Bytes of its disks that the target has read and found to be what the image has, written or not.",
+	}))
+	m.fetched = monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "drover_target_fetched_bytes_total", Help: "Bytes that differed and were fetched and written, as they lie on the disks.",
+	}))
+	m.received = monitor.Register(p, prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "drover_target_received_bytes_total", Help: "Bytes that the target has received of transition hosts, as they were coded, with the hashes.",
+	}))
+	m.delivering = monitor.Register(p, prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "drover_target_delivering", Help: "Whether an image is being written to the target's disks: 1, or 0.",
+	}))
+	m.deliveries = monitor.Register(p, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "drover_target_deliveries_total",
+		Help: "Deliveries that are over: complete, ended by the center or the target's end, lost with their ticket, or failed.",
+	}, []string{"outcome"}))
+	for _, outcome := range []string{outcomeComplete, outcomeEnded, outcomeLost, outcomeFailed} {
+		m.deliveries.WithLabelValues(outcome)
+	}
+	return m
+}
+
+// delivered returns what counts the bytes of one delivery.
+func (m *agentMetrics) delivered() func(replica.DeliverProgress) {
+	var last replica.DeliverProgress
+	return func(p replica.DeliverProgress) {
+		m.done.Add(float64(p.BytesDone - last.BytesDone))
+		m.fetched.Add(float64(p.BytesFetched - last.BytesFetched))
+		m.received.Add(float64(p.BytesReceived - last.BytesReceived))
+		last = p
+	}
 }
 
 // progress returns what counts the bytes of one sync.

@@ -42,7 +42,8 @@ var ofProcess = map[string]func(*monitor.Process){
 		registerFleets(p, nil, "", zap.NewNop())
 		registerBridge(p, nil)
 	},
-	"agent": func(p *monitor.Process) { newAgentMetrics(p) },
+	"agent":  func(p *monitor.Process) { newAgentMetrics(p) },
+	"target": func(p *monitor.Process) { newTargetMetrics(p) },
 }
 
 var description = regexp.MustCompile(`^Desc{fqName: "(drover_\w+)", help: "(.*)", constLabels: {(.*)}, variableLabels: {(.*)}}$`)
