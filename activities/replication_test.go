@@ -135,7 +135,7 @@ func (f *fixture) env() *testsuite.TestActivityEnvironment {
 	suite.SetLogger(quiet{})
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(f.a)
-	env.SetTestTimeout(20 * time.Second)
+	env.SetTestTimeout(2 * time.Minute)
 	return env
 }
 

@@ -147,8 +147,8 @@ func (l *timeline) begin(start time.Time, o *outside) {
 	suite.SetLogger(quietLogger{testLogger{l.t}})
 	l.env = suite.NewTestWorkflowEnvironment()
 	l.env.SetStartTime(start)
-	l.env.SetTestTimeout(20 * time.Second)
-	l.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{o}})
+	l.env.SetTestTimeout(stepLimit)
+	l.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{o}, DeadlockDetectionTimeout: stepLimit})
 	l.env.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Maybe()
 	for _, item := range l.plan {
 		if !item.done {

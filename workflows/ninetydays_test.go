@@ -132,7 +132,7 @@ func (r *record) once(start time.Time, input JobInput, begin func(*scenario), ou
 	count := &counter{grown: s.env.SetCurrentHistoryLength}
 	s.env.SetWorkerOptions(worker.Options{
 		Interceptors:             append(outside, count), // the last one is asked first
-		DeadlockDetectionTimeout: time.Minute,            // of a machine that is busy with other tests
+		DeadlockDetectionTimeout: stepLimit,
 	})
 	s.env.SetStartTime(start)
 	begin(s)

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 	"pgregory.net/rapid"
 
@@ -255,6 +256,10 @@ func (l testLogger) Error(message string, fields ...any) {
 	l.t.Log(append([]any{message}, fields...)...)
 }
 
+// How long an activity, and a step of a workflow, may take on a machine that is busy with other tests and whose disk is slow. The SDK's own
+// limits are 3 seconds and 1.
+const stepLimit = 2 * time.Minute
+
 // syncTime is how long a sync takes on the workflow's clock.
 const syncTime = 10 * time.Minute
 
@@ -286,7 +291,8 @@ func newScenarioOf(r *record, input JobInput) *scenario {
 	suite := new(testsuite.WorkflowTestSuite)
 	suite.SetLogger(testLogger{r.t})
 	s.env = suite.NewTestWorkflowEnvironment()
-	s.env.SetTestTimeout(20 * time.Second)
+	s.env.SetTestTimeout(stepLimit)
+	s.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: stepLimit})
 	clock := s.env.Now
 	r.clock.Store(&clock)
 	s.env.RegisterWorkflow(ReplicationJob)

@@ -57,7 +57,7 @@ func (d *deployment) deploy(interceptors ...interceptor.WorkerInterceptor) {
 		d.worker.Stop()
 	}
 	worker.PurgeStickyWorkflowCache()
-	d.worker = worker.New(d.temporal, activities.QueueCenter, worker.Options{Interceptors: interceptors, WorkerStopTimeout: time.Second})
+	d.worker = worker.New(d.temporal, activities.QueueCenter, worker.Options{Interceptors: interceptors, WorkerStopTimeout: time.Second, DeadlockDetectionTimeout: slow})
 	d.worker.RegisterWorkflow(workflows.ReplicationJob)
 	d.worker.RegisterWorkflow(workflows.ReplicationRun)
 	d.worker.RegisterActivity(&activities.Jobs{Store: d.record})
