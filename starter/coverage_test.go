@@ -30,6 +30,7 @@ func TestCommandsSendEveryParameter(t *testing.T) {
 	e.sources = []smc.SourceServer{{SourceID: "s-1", Name: "web-1"}}
 	e.jobs = []smc.ReplicationJob{{JobID: "j-1", Name: "web-1", Status: smc.StatusFinished}}
 	e.images = []smc.Image{{ImageID: "m-1", ImageName: "web-1"}}
+	e.targets = []smc.Instance{{InstanceID: "i-1", Name: "rack-7"}}
 	result := func(r smc.Result) {
 		e.handlers[strings.TrimSuffix(reflect.TypeOf(r).Elem().Name(), "Result")] = func(url.Values) (smc.Result, error) { return r, nil }
 	}
@@ -85,6 +86,9 @@ func TestCommandsSendEveryParameter(t *testing.T) {
 		{"workgroup", "add", "wave", "web-1"},
 		{"workgroup", "remove", "wave", "web-1"},
 		{"workgroup", "delete", "wave"},
+		{"target", "list", "--state", "Available", "--name", "rack-7"},
+		{"target", "show", "i-1"},
+		{"target", "delete", "i-1"},
 		{"image", "list", "--job", "j-1", "--name", "web-1"},
 		{"image", "delete", "m-1"},
 		{"image", "verify", "m-1"}, // there is no host: it gets as far as its ticket

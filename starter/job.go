@@ -328,12 +328,12 @@ func (c *cli) showJob(j jobView) error {
 	f.add("Source", j.SourceID)
 	f.add("Target", string(j.TargetType))
 	f.add("Image", strings.TrimSpace(j.ImageID+" "+j.ImageName))
-	f.add("System disk", gib(j.SystemDiskSize))
+	f.add("System disk", diskSize(j.SystemDiskSize))
 	for _, p := range j.SystemDiskParts {
 		f.add("  "+p.Device, partText(smc.Part(p)))
 	}
 	for _, d := range j.DataDisks {
-		f.add(fmt.Sprintf("Data disk %d", d.Index), gib(d.Size))
+		f.add(fmt.Sprintf("Data disk %d", d.Index), diskSize(d.Size))
 		for _, p := range d.Parts {
 			f.add("  "+p.Device, partText(p))
 		}

@@ -84,7 +84,7 @@ func (p *jobParameters) flags(flags *pflag.FlagSet) {
 	textFlag(flags, p.description, "description", "`TEXT` about the job")
 	textFlag(flags, p.imageName, "image-name", "`NAME` of the image")
 	intFlag(flags, p.systemDiskSize, "system-disk-size", "size of the image's system disk in `GIB`, 20 to 2048")
-	flags.StringArrayVar(&p.disks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image; may be repeated")
+	flags.StringArrayVar(&p.disks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image, or INDEX for one of its own size; may be repeated")
 	flags.StringArrayVar(&p.parts, "part", nil, "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated")
 	intFlag(flags, p.frequency, "frequency", "`HOURS` between the runs of an incremental job, 1 to 168")
 	intFlag(flags, p.maxImages, "max-images", "how many images of an incremental job are kept, 1 to 10")
@@ -92,7 +92,7 @@ func (p *jobParameters) flags(flags *pflag.FlagSet) {
 	textFlag(flags, &p.schedule, "schedule", "start by itself at this `TIME`: 2030-01-31T02:00:00Z, any RFC 3339 time, or +2h30m; never means by hand only")
 	textFlag(flags, &p.expiry, "valid-time", "`TIME` at which the job expires, in the forms of --schedule; never means never")
 	textFlag(flags, p.targetType, "target-type", "`TYPE` of the target: Image, ContainerImage or TargetInstance")
-	textFlag(flags, p.instanceID, "instance-id", "`ID` of the instance that a TargetInstance job migrates to")
+	textFlag(flags, p.instanceID, "instance-id", "`ID` of the target instance that a TargetInstance job migrates to (drover target list)")
 	textFlag(flags, p.instanceType, "instance-type", "`TYPE` of the instances the image is meant for")
 	textFlag(flags, p.instanceRAMRole, "instance-ram-role", "`ROLE` of those instances")
 	textFlag(flags, p.launchTemplateID, "launch-template-id", "`ID` of the launch template")
@@ -136,13 +136,18 @@ func timeOrNever(text *string, now time.Time) (*string, error) {
 // parseDataDisks reads the values of --data-disk. Its errors are of usage.
 func parseDataDisks(texts []string) (disks []smc.DataDiskTarget, err error) {
 	for _, text := range texts {
-		index, size, ok := strings.Cut(text, "=")
-		i, errIndex := strconv.Atoi(index)
-		n, errSize := strconv.Atoi(size)
-		if !ok || errIndex != nil || errSize != nil {
-			return nil, usagef("--data-disk %q is not INDEX=GIB, for example 1=200", text)
+		index, size, sized := strings.Cut(text, "=")
+		i, err := strconv.Atoi(index)
+		disk := smc.DataDiskTarget{Index: &i}
+		if sized && err == nil {
+			var n int
+			n, err = strconv.Atoi(size)
+			disk.Size = &n
 		}
-		disks = append(disks, smc.DataDiskTarget{Index: &i, Size: &n})
+		if err != nil {
+			return nil, usagef("--data-disk %q is not INDEX=GIB, for example 1=200, nor INDEX", text)
+		}
+		disks = append(disks, disk)
 	}
 	return disks, nil
 }

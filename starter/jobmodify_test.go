@@ -68,7 +68,7 @@ func TestJobModifySendsWhatIsGiven(t *testing.T) {
 		{"job modify db --frequency x", "must be a whole number"},
 		{"job modify db --schedule tomorrow", "--schedule"},
 		{"job modify db --valid-time tomorrow", "--valid-time"},
-		{"job modify db --data-disk 1", "is not INDEX=GIB"},
+		{"job modify db --data-disk x", "is not INDEX=GIB"},
 		{"job modify db --part 1_0", "is not DEVICE=BYTES"},
 		{"job modify db --part sda1=5", "is not DEVICE=BYTES"},
 		{"job modify db --part 1_0=5,block=no", "is not DEVICE=BYTES"},

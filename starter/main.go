@@ -150,7 +150,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	flags.VarP(choice[outputFormat]{&c.output, []outputFormat{outputTable, outputJSON}}, "output", "o", "`FORMAT` of the output: table or json")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` of the authority of the center's certificate (DROVER_CA_FILE)")
 	flags.BoolVar(&c.verbose, "verbose", false, "log every call to standard error")
-	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.eventsCommand(),
+	root.AddCommand(c.tokenCommand(), c.sourceCommand(), c.jobCommand(), c.fleetCommand(), c.imageCommand(), c.targetCommand(), c.eventsCommand(),
 		c.tagCommand(), c.workgroupCommand(), c.keyCommand(), c.auditCommand(), c.doctorCommand(), c.apiCommand())
 	return root
 }

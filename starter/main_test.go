@@ -28,6 +28,7 @@ type endpoint struct {
 	sources []smc.SourceServer
 	jobs    []smc.ReplicationJob
 	images  []smc.Image
+	targets []smc.Instance
 	ticket  smc.GetImageTicketResult
 	// failVerified is why the outcome of a verification cannot be kept.
 	failVerified error
@@ -78,6 +79,9 @@ func (e *endpoint) answer(form url.Values) (smc.Result, error) {
 	case "DescribeImages":
 		items, p := pageOf(e.images, form, func(i smc.Image) (string, string) { return i.ImageID, i.ImageName }, "ImageId")
 		return &smc.DescribeImagesResult{Page: p, Images: items}, nil
+	case "DescribeTargetInstances":
+		items, p := pageOf(e.targets, form, func(i smc.Instance) (string, string) { return i.InstanceID, i.Name }, "InstanceId")
+		return &smc.DescribeTargetInstancesResult{Page: p, TargetInstances: items}, nil
 	case "GetImageTicket":
 		ticket := e.ticket
 		return &ticket, nil
@@ -164,7 +168,7 @@ func TestWrongUsage(t *testing.T) {
 		{"job list --bogus", "unknown flag"},
 		{"job create", "--source SOURCE is missing"},
 		{"job create --source a --system-disk-size x", "invalid argument"},
-		{"job create --source a --data-disk 1", "is not INDEX=GIB"},
+		{"job create --source a --data-disk 1=", "is not INDEX=GIB"},
 		{"job create --source a --data-disk 1=x", "is not INDEX=GIB"},
 		{"job create --source a --schedule tomorrow", "is not a time"},
 		{"job create --source a --schedule +x", "is not a time"},

@@ -116,3 +116,11 @@ func orDash(s string) string {
 }
 
 func gib(n int) string { return fmt.Sprintf("%d GiB", n) }
+
+// diskSize is the size of a disk of a job. One that migrates to a target instance may have asked for none.
+func diskSize(n int) string {
+	if n == 0 {
+		return "that of the target instance"
+	}
+	return gib(n)
+}
