@@ -207,7 +207,7 @@ func VerifyFiles(ctx context.Context, dir string, covered func(int64)) (*VerifyR
 			one.OK, one.Message = false, err.Error()
 		case len(bad) > 0:
 			one.OK, one.BadGrains = false, int64(len(bad))
-			one.Message = fmt.Sprintf("%d grains are damaged, the first at byte %d", len(bad), bad[0]*GrainSize)
+			one.Message = fmt.Sprintf("damaged grains of 64 KiB: %d, the first at byte %d", len(bad), bad[0]*GrainSize)
 		default:
 			if _, err := loadDelivery(dir, d); err != nil {
 				one.OK, one.Message = false, err.Error()

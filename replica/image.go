@@ -448,7 +448,7 @@ func (r *VerifyResult) Problems() string {
 	}
 	for _, d := range r.Disks {
 		if !d.OK {
-			bad = append(bad, strings.TrimSpace(fmt.Sprintf("disk %d: %d bad grains of 64 KiB %s", d.Index, d.BadGrains, d.Message)))
+			bad = append(bad, fmt.Sprintf("disk %d: %s", d.Index, d.Message))
 		}
 	}
 	return strings.Join(bad, "; ")

@@ -216,9 +216,9 @@ func TestImageVerify(t *testing.T) {
 	assert.Equal(t, exitFailed, o.code)
 	assert.Contains(t, o.stdout, "disk 0: verified\n")
 	assert.Contains(t, o.stdout, "disk 1: NOT VERIFIED\n")
-	assert.Contains(t, o.stderr, "Image.VerificationFailed: image m-0123456789 (web-1): disk 1: 1 bad grains")
+	assert.Contains(t, o.stderr, "Image.VerificationFailed: image m-0123456789 (web-1): disk 1: damaged grains of 64 KiB: 1, the first at byte ")
 
-	assert.Regexp(t, `Verification: +NotPassed\nVerification info: +disk 1: 1 bad grains`, e.drover(t, "image", "show", "web-1").stdout)
+	assert.Regexp(t, `Verification: +NotPassed\nVerification info: +disk 1: damaged grains of 64 KiB: 1, the first at byte `, e.drover(t, "image", "show", "web-1").stdout)
 	e.failVerified = errors.New("the database is away")
 	o = e.drover(t, "image", "verify", "web-1")
 	assert.Equal(t, exitFailed, o.code)
