@@ -128,3 +128,45 @@ func BenchmarkGrainHash(b *testing.B) {
 		GrainHash(grain)
 	}
 }
+
+// BenchmarkDeliver delivers an image to a blank disk, to one that has it, and to one of which one grain in fifty differs.
+func BenchmarkDeliver(b *testing.B) {
+	disk := benchDisk(b)
+	s := newSite(b)
+	s.run("j-1", 1, DefaultParams(), disk)
+	_, err := s.host.MakeImage(b.Context(), ImageSpec{ImageID: "m-1", JobID: "j-1", Run: 1}, nil)
+	require.NoError(b, err)
+	deliver := func(b *testing.B, path string) {
+		b.Helper()
+		target, err := OpenTarget(path)
+		require.NoError(b, err)
+		defer target.Close()
+		_, err = Deliver(b.Context(), s.delivery("m-1", target), nil)
+		require.NoError(b, err)
+	}
+	path := blank(b, benchSize)
+	rng := rand.New(rand.NewPCG(3, 3))
+	for name, before := range map[string]func(){
+		"blank": func() {
+			require.NoError(b, os.Truncate(path, 0))
+			require.NoError(b, os.Truncate(path, benchSize))
+		},
+		"same": func() {},
+		"changed": func() {
+			for range benchSize / GrainSize / 50 {
+				overwrite(b, path, rng.Int64N(benchSize*2/3-8), []byte("changed!"))
+			}
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(benchSize)
+			for range b.N {
+				b.StopTimer()
+				deliver(b, path)
+				before()
+				b.StartTimer()
+				deliver(b, path)
+			}
+		})
+	}
+}
