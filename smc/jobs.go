@@ -282,7 +282,7 @@ type ModifyReplicationJobAttributeRequest struct {
 	ValidTime              *string          `smc:"ValidTime,alias=VaildTime,rule=time"`
 	SystemDiskPart         []PartTarget     `smc:"SystemDiskPart,list=32"`
 	DataDisk               []DataDiskTarget `smc:"DataDisk,list=16"`
-	NetMode                *int             `smc:"NetMode,enum=0|2,default=0"`
+	NetMode                *int             `smc:"NetMode,enum=0|2"`
 	VSwitchID              *string          `smc:"VSwitchId"`
 	VpcID                  *string          `smc:"VpcId"`
 	ReplicationParameters  *string          `smc:"ReplicationParameters,maxlen=2048"`

@@ -85,7 +85,7 @@ func (p *jobParameters) flags(flags *pflag.FlagSet) {
 	textFlag(flags, p.imageName, "image-name", "`NAME` of the image")
 	intFlag(flags, p.systemDiskSize, "system-disk-size", "size of the image's system disk in `GIB`, 20 to 2048")
 	flags.StringArrayVar(&p.disks, "data-disk", nil, "`INDEX=GIB` of a data disk of the image, or INDEX for one of its own size; may be repeated")
-	flags.StringArrayVar(&p.parts, "part", nil, "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks; may be repeated")
+	flags.StringArrayVar(&p.parts, "part", nil, "`DEVICE=BYTES` of a partition, 0_N of the system disk or INDEX_N of a data disk; with ,block=false\nit is not replicated by blocks. A center of your own keeps partitions as they are at the source. May be repeated")
 	intFlag(flags, p.frequency, "frequency", "`HOURS` between the runs of an incremental job, 1 to 168")
 	intFlag(flags, p.maxImages, "max-images", "how many images of an incremental job are kept, 1 to 10")
 	textFlag(flags, p.replicationParameters, "replication-parameters", "`JSON` object: bandwidth_limit in kbit/s (0 = none), compress_level 0 to 9, checksum")
