@@ -85,6 +85,8 @@ type Stack struct {
 	Orchestrators   []*process.Process
 	// Agents are the source servers, in the order in which they were started.
 	Agents []*Agent
+	// Targets are the target instances, in the order in which they were started.
+	Targets []*Target
 	// Database is what all of them share.
 	Database *Database
 	// Client calls the endpoint, of a spread stack through Front.
@@ -92,7 +94,7 @@ type Stack struct {
 	// Front is the one endpoint of all replicas of drover-server; nil where there is but one.
 	Front *Proxy
 
-	mu       sync.Mutex   // of Agents and ports
+	mu       sync.Mutex   // of Agents, Targets and ports
 	ports    []*port.Held // of all processes, until it is closed
 	options  Options
 	binaries string
@@ -371,6 +373,9 @@ func (s *Stack) Stop(limit time.Duration) error {
 	for _, a := range s.Agents {
 		agents = append(agents, a.Process)
 	}
+	for _, target := range s.Targets {
+		agents = append(agents, target.Process)
+	}
 	for _, host := range s.TransitionHosts {
 		if host.Process != s.Dev {
 			hosts = append(hosts, host.Process)
@@ -432,6 +437,9 @@ func (s *Stack) Processes() (all []*process.Process) {
 	defer s.mu.Unlock()
 	for _, a := range s.Agents {
 		all = append(all, a.Process)
+	}
+	for _, target := range s.Targets {
+		all = append(all, target.Process)
 	}
 	return all
 }
