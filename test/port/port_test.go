@@ -31,18 +31,11 @@ func TestHold(t *testing.T) {
 	}
 	h, err := Hold()
 	require.NoError(t, err)
-	_, err = hold(numberOf(t, h))
+	_, err = hold(h.Number())
 	require.Error(t, err, "it is held")
 	h.Close()
 	h.Close()
-	again, err := hold(numberOf(t, h))
+	again, err := hold(h.Number())
 	require.NoError(t, err)
 	again.Close()
-}
-
-func numberOf(t *testing.T, h *Held) int {
-	t.Helper()
-	address, err := net.ResolveTCPAddr("tcp", h.Address())
-	require.NoError(t, err)
-	return address.Port
 }

@@ -25,6 +25,8 @@ import (
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/temporal"
 	"go.uber.org/zap"
+
+	"github.com/drover/drover/test/port"
 )
 
 // Version is the version of the embedded Temporal server. A database is only ever used by the version that made it.
@@ -89,10 +91,22 @@ func Start(ctx context.Context, opts Options, logger *zap.Logger) (*Server, erro
 		return nil, err
 	}
 
-	cfg, err := serverConfig(opts.Port, db)
-	if err != nil {
-		return nil, err
+	// The services are given numbers of ports, and take them one after the other: until then nobody else gets them.
+	var inner [3]int
+	var all []*port.Held
+	defer func() {
+		for _, held := range all {
+			held.Close()
+		}
+	}()
+	for i := range inner {
+		held, err := port.Hold()
+		if err != nil {
+			return nil, fmt.Errorf("temporal: %w", err)
+		}
+		inner[i], all = held.Number(), append(all, held)
 	}
+	cfg := serverConfig(opts.Port, inner, db)
 	level := zap.NewAtomicLevelAt(zap.ErrorLevel)
 	srvLog := log.NewZapLogger(logger.WithOptions(zap.IncreaseLevel(level)))
 	srv, err := temporal.NewServer(
@@ -175,18 +189,14 @@ func databaseConfig(path string) *config.SQL {
 	}
 }
 
-func serverConfig(port int, db *config.SQL) (*config.Config, error) {
+// serverConfig is the configuration of a server whose frontend has a port, and its other services each one of inner.
+func serverConfig(port int, inner [3]int, db *config.SQL) *config.Config {
 	frontend := net.JoinHostPort(loopback, strconv.Itoa(port))
 	services := map[string]config.Service{
 		string(primitives.FrontendService): {RPC: config.RPC{GRPCPort: port, BindOnIP: loopback}},
 	}
-	inner := []primitives.ServiceName{primitives.HistoryService, primitives.MatchingService, primitives.WorkerService}
-	ports, err := freePorts(len(inner))
-	if err != nil {
-		return nil, err
-	}
-	for i, name := range inner {
-		services[string(name)] = config.Service{RPC: config.RPC{GRPCPort: ports[i], BindOnIP: loopback}}
+	for i, name := range []primitives.ServiceName{primitives.HistoryService, primitives.MatchingService, primitives.WorkerService} {
+		services[string(name)] = config.Service{RPC: config.RPC{GRPCPort: inner[i], BindOnIP: loopback}}
 	}
 
 	const disabled = "disabled"
@@ -221,7 +231,7 @@ func serverConfig(port int, db *config.SQL) (*config.Config, error) {
 			},
 		},
 		PublicClient: config.PublicClient{HostPort: frontend},
-	}, nil
+	}
 }
 
 // staticHosts tells each service where the others are. Without it they would find each other by gossip, which takes seconds and ports.
@@ -253,25 +263,4 @@ func dynamicConfig() dynamicconfig.StaticClient {
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
 		dynamicconfig.WorkflowExecutionMaxInFlightUpdates.Key():          100,
 	}
-}
-
-// freePorts returns n different ports of loopback that nothing listens on right now.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	// All are held until the last is found, so that none is found twice.
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			l.Close()
-		}
-	}()
-	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
-		if err != nil {
-			return nil, fmt.Errorf("temporal: find a free port on %s: %w", loopback, err)
-		}
-		held = append(held, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
