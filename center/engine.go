@@ -77,6 +77,8 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 		switch smc.CodeOf(err) {
 		case workflows.TypeContinuesAsNew:
 			why = "its workflow has not taken it" // its next run takes the request
+		case typeNotReady:
+			why = "the steps of its workflow fail, or the worker that takes them hangs (drover doctor tells which), and it has not taken it"
 		case smc.CodeReplicationJobInvalidStatus:
 			job, lookErr := t.Store.JobByID(ctx, jobID)
 			switch {
@@ -116,6 +118,10 @@ const (
 	longestPause = 500 * time.Millisecond
 )
 
+// typeNotReady is the code of what Temporal says of an entity whose steps have failed, or were not answered, several times: it takes no update
+// until one succeeds.
+const typeNotReady = "NotReady"
+
 // ask asks the entity of a job once, and starts the entity if it is missing.
 func (t *TemporalEngine) ask(ctx context.Context, jobID, update, requestID string, argument any) error {
 	err := t.update(ctx, jobID, update, requestID, argument)
@@ -131,9 +137,12 @@ func (t *TemporalEngine) ask(ctx context.Context, jobID, update, requestID strin
 		err = t.update(ctx, jobID, update, requestID, argument)
 	}
 	var refusal *temporal.ApplicationError
+	var notReady *serviceerror.WorkflowNotReady
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &notReady):
+		return smc.Errorf(typeNotReady, "%s of job %s: %s", update, jobID, notReady.Message)
 	case errors.As(err, &refusal):
 		return smc.Errorf(refusal.Type(), "%s", refusal.Message())
 	case errors.As(err, &missing):

@@ -220,6 +220,24 @@ func TestUpdateOfAnEntityThatStaysBehind(t *testing.T) {
 	require.Contains(t, err.Error(), "the job is Ready")
 }
 
+// Temporal takes no update for an entity whose steps fail: the caller waits for one that succeeds, and is told to ask again.
+func TestUpdateOfAnEntityWhoseStepsFail(t *testing.T) {
+	f := newFixture(t)
+	engine, c := newTemporalEngine(f)
+	notReady := serviceerror.NewWorkflowNotReady("Workflow Task in failed state")
+	c.calls = []error{notReady, notReady}
+	require.NoError(t, engine.Update(t.Context(), "j-1", workflows.UpdateStop, "R1", struct{}{}), "it has come to itself")
+	require.Len(t, c.updates, 3)
+	for range 100 {
+		c.calls = append(c.calls, notReady)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := engine.Update(ctx, "j-1", workflows.UpdateStop, "R1", struct{}{})
+	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err), "so is a queued job passed over, too")
+	require.ErrorContains(t, err, "drover doctor")
+}
+
 // An entity that has not heard of a start yet refuses Stop for the job's status; what is in its way is the phase.
 func TestUpdateOfAnEntityBehindAStart(t *testing.T) {
 	f := newFixture(t)

@@ -186,8 +186,8 @@ var kinds = []Kind{
 		"Start `drover-worker` with the role: center; transition, with the host's `--data`; or orchestrator.",
 	},
 	{
-		workflowStuck, Error, "A workflow's code fails, or no worker takes the workflow's next step.",
-		"With no failure: see `queue-unattended`. With a failure: put the version back that ran before; docs/operations.md, When a replay fails.",
+		workflowStuck, Error, "A workflow's code fails, or no worker takes the workflow's next step, or one takes it and hangs.",
+		"With no failure: see `queue-unattended`, or restart the worker that does not answer. With a failure: put the version back that ran before; docs/operations.md, When a replay fails.",
 	},
 	{
 		activityFailing, Warning, "A step of a workflow has failed ten times or more and is tried again.",

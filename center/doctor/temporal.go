@@ -102,11 +102,15 @@ func (x *examination) workflow(ctx context.Context, id string) (stuck bool, err 
 		waits := x.now().Sub(task.OriginalScheduledTime.AsTime())
 		switch {
 		case task.Attempt >= stuckAttempts:
-			why, err := x.lastFailure(ctx, described.WorkflowExecutionInfo.Execution)
+			why, unanswered, err := x.lastFailure(ctx, described.WorkflowExecutionInfo.Execution)
 			if err != nil {
 				return false, err
 			}
-			x.find(workflowStuck, id, "its code has failed %d times in a row, since %s%s", task.Attempt-1, smc.FormatTime(task.OriginalScheduledTime.AsTime()), why)
+			what := "its code has failed"
+			if unanswered {
+				what = "a worker with the queue " + described.WorkflowExecutionInfo.TaskQueue + " has taken its next step and not answered,"
+			}
+			x.find(workflowStuck, id, "%s %d times in a row, since %s%s", what, task.Attempt-1, smc.FormatTime(task.OriginalScheduledTime.AsTime()), why)
 			stuck = true
 		case waits > x.Limits.WorkflowTask:
 			x.find(workflowStuck, id, "its next step has waited for %s for a worker with the queue %s", short(waits), described.WorkflowExecutionInfo.TaskQueue)
@@ -122,20 +126,24 @@ func (x *examination) workflow(ctx context.Context, id string) (stuck bool, err 
 	return stuck, nil
 }
 
-// lastFailure returns what the code of a workflow failed with last, to be put at the end of a text.
-func (x *examination) lastFailure(ctx context.Context, execution *commonpb.WorkflowExecution) (string, error) {
+// lastFailure returns what the code of a workflow failed with, to be put at the end of a text, or that its worker did not answer. Temporal tells of
+// the first in a row.
+func (x *examination) lastFailure(ctx context.Context, execution *commonpb.WorkflowExecution) (why string, unanswered bool, err error) {
 	history, err := x.Temporal.WorkflowService().GetWorkflowExecutionHistoryReverse(ctx, &workflowservice.GetWorkflowExecutionHistoryReverseRequest{
 		Namespace: x.Namespace, Execution: execution, MaximumPageSize: 20,
 	})
 	if err != nil {
-		return "", fmt.Errorf("read the history of workflow %s: %w", execution.WorkflowId, err)
+		return "", false, fmt.Errorf("read the history of workflow %s: %w", execution.WorkflowId, err)
 	}
 	for _, event := range history.History.Events {
 		if failed := event.GetWorkflowTaskFailedEventAttributes(); failed != nil {
-			return ": " + failed.GetFailure().GetMessage(), nil
+			return ": " + failed.GetFailure().GetMessage(), false, nil
+		}
+		if event.GetWorkflowTaskTimedOutEventAttributes() != nil {
+			return "", true, nil
 		}
 	}
-	return "", nil
+	return "", false, nil
 }
 
 // queues finds task queues that have work and nobody who asks for it, and returns those that are attended.

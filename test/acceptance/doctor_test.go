@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/drover/drover/activities"
@@ -110,6 +112,16 @@ func TestDoctor(t *testing.T) {
 		_, err := temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: queue}, "Fleet")
 		require.NoError(t, err)
 	}
+	// A worker that hangs takes work and does not answer.
+	_, err = temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "fleet/hung", TaskQueue: "hung", WorkflowTaskTimeout: time.Second}, "Fleet")
+	require.NoError(t, err)
+	go func() {
+		for ctx.Err() == nil {
+			_, _ = temporal.WorkflowService().PollWorkflowTaskQueue(ctx, &workflowservice.PollWorkflowTaskQueueRequest{
+				Namespace: s.env["TEMPORAL_NAMESPACE"], TaskQueue: &taskqueuepb.TaskQueue{Name: "hung"}, Identity: "hung",
+			})
+		}
+	}()
 	ghost := workflows.JobInput{JobID: "no id", Status: smc.StatusDeleting, ReleaseHost: s.host()}
 	_, err = temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "job/no id", TaskQueue: activities.QueueCenter}, workflows.ReplicationJob, ghost)
 	require.NoError(t, err)
@@ -128,6 +140,7 @@ func TestDoctor(t *testing.T) {
 	awaitFound(t, soon, "workflow-stuck", "fleet/nobody", "for a worker with the queue nobody")
 	awaitFound(t, soon, "queue-unattended", "nobody", "1 need it")
 	awaitFound(t, soon, "workflow-stuck", "fleet/broken", "unable to find workflow type")
+	awaitFound(t, soon, "workflow-stuck", "fleet/hung", "a worker with the queue hung has taken its next step and not answered")
 	awaitFound(t, soon, "activity-failing", "job/no id", "Release has failed")
 	awaitFound(t, soon, "entity-unknown", "job/no id", "it runs since")
 	awaitFound(t, soon, "entity-differs", job, "is Stopped in the record, and Waiting for its entity")

@@ -562,7 +562,7 @@ func sameBytes(a, b string) error {
 // checkDoctor wants a clean bill of health: the doctor sees every part, and finds nothing that needs anybody.
 func (c *chaos) checkDoctor(ctx context.Context) error {
 	return settles(ctx, func() error {
-		r, err := c.stack.Run(ctx, "drover-server", "doctor")
+		r, err := c.stack.Run(ctx, "drover-server", "doctor", "--min-free", "0") // how full this machine is, is none of the run's doing
 		if err != nil {
 			return err
 		}
