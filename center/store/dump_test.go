@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
@@ -152,6 +153,35 @@ func TestLoadOfARunThatIsGoing(t *testing.T) {
 	require.Equal(t, smc.StatusInError, f.job(failed).Status)
 	require.Equal(t, smc.BusinessPreparing, f.job(failed).BusinessStatus)
 	require.Equal(t, smc.StatusFinished, f.finish(running, "after", 1))
+}
+
+// What a target was told since the backup is fenced, and the image that was being delivered is made anew, of another term.
+func TestLoadOfADeliveryThatIsGoing(t *testing.T) {
+	f := newFixture(t)
+	target := f.target("rack", 25<<30, 40<<30).InstanceID
+	id := f.create(onto(f.source("web").SourceID, target))
+	start := f.start(id, "1", smc.TriggerStart)
+	require.NoError(t, f.BeginSync(f.ctx, id, "2", start.Run, hostURL, 1))
+	require.NoError(t, f.EndSync(f.ctx, id, "3", start.Run))
+	require.NoError(t, f.RecordImage(f.ctx, id, start.Run, "m-before", nil))
+	before, err := f.OpenDelivery(f.ctx, target, DeliverySpec{JobID: id, Run: start.Run, ImageID: "m-before", Disks: []agentapi.DeliveryDisk{}})
+	require.NoError(t, err)
+	d := dumped{}
+	dump, err := f.Dump(f.ctx, d.write)
+	require.NoError(t, err)
+
+	f.url = storetest.URL(t)
+	require.NoError(t, Load(f.ctx, f.url, dump, nil, d.read))
+	f.Store = f.open()
+	superseded, err := f.ReportDelivery(f.ctx, target, agentapi.DeliveryReport{Generation: before.Generation, State: agentapi.DeliveryDone})
+	require.NoError(t, err)
+	require.True(t, superseded)
+	require.NoError(t, f.BeginSync(f.ctx, id, "again 2", start.Run, hostURL, 1))
+	require.NoError(t, f.EndSync(f.ctx, id, "again 3", start.Run))
+	require.NoError(t, f.RecordImage(f.ctx, id, start.Run, "m-after", nil))
+	after, err := f.OpenDelivery(f.ctx, target, DeliverySpec{JobID: id, Run: start.Run, ImageID: "m-after", Disks: []agentapi.DeliveryDisk{}})
+	require.NoError(t, err)
+	require.Greater(t, after.Generation, before.Generation+epochLeap-1)
 }
 
 // What is refused changes nothing.
