@@ -111,7 +111,7 @@ func newCallMetrics(p *monitor.Process) *callMetrics {
 			Name: "drover_api_requests_total", Help: "Calls of the SMC API, by operation and outcome: OK, an error code, or Abandoned by the caller.",
 		}, []string{"operation", "code"})),
 		agents: monitor.Register(p, prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "drover_agent_api_requests_total", Help: "Calls of agents, by operation (register, heartbeat, work) and outcome.",
+			Name: "drover_agent_api_requests_total", Help: "Calls of agents, by operation (register, heartbeat, work; of target instances: register target, target heartbeat, target work, delivery) and outcome.",
 		}, []string{"operation", "code"})),
 		took: monitor.Register(p, prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "drover_api_request_duration_seconds", Help: "How long calls of the SMC API took, by operation.",
