@@ -73,6 +73,21 @@ func (c *center) startAgent(t *testing.T, name, code string, dataDisks int) *sta
 	return a
 }
 
+// startTarget registers a target instance whose disks have these sizes, and returns its id.
+func (c *center) startTarget(t *testing.T, name, code string, sizes ...int64) string {
+	t.Helper()
+	var files []string
+	for i, size := range sizes {
+		file := filepath.Join(c.Dir, fmt.Sprintf("target-%s-%d.raw", name, i))
+		require.NoError(t, os.WriteFile(file, nil, 0o600))
+		require.NoError(t, os.Truncate(file, size))
+		files = append(files, file)
+	}
+	target, err := c.StartTarget(withTimeout(t), code, name, files...)
+	require.NoError(t, err)
+	return target.InstanceID
+}
+
 // takeOffline ends an agent and has the center notice it at once: as if three heartbeats had gone by, and a replica's sweep.
 func (c *center) takeOffline(t *testing.T, a *stack.Agent) {
 	t.Helper()

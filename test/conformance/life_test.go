@@ -44,6 +44,7 @@ var notProvoked = map[string]string{
 	"ModifyReplicationJobAttribute " + smc.CodeReplicationJobInvalidBusinessStatus: "no change depends on the phase",
 	"ModifySourceServerAttribute " + smc.CodeSourceServerStateInvalid:              "any state allows it",
 	"DeleteSourceServer " + smc.CodeSourceServerStateInvalid:                       "one that is Deleting goes on being deleted",
+	"ModifyReplicationJobAttribute " + smc.CodeUnsupportedFeature:                  "the disks here are smaller than the smallest that can be asked for; center tests larger ones",
 	smc.CodeTransitionHostUnavailable:                                              "the transition host here is there; center tests it away",
 }
 
@@ -181,6 +182,8 @@ type others struct {
 	rivalID string
 	// resting and waiting are jobs whose source servers are offline: one Ready, one between its runs.
 	resting, waiting string
+	// code is an activation code, heldTarget the target instance of the rival's job, and smallTarget one whose disk takes nobody's.
+	code, heldTarget, smallTarget string
 }
 
 func wholeLife(t *testing.T, c *center) {
@@ -197,8 +200,11 @@ func wholeLife(t *testing.T, c *center) {
 		u.do("CreateReplicationJob", params, &created)
 		return a, created.JobID
 	}
-	var o others
-	rival, _ := source("rival", nil)
+	o := others{
+		code:       code.AccessTokenCode,
+		heldTarget: c.startTarget(t, "held", code.AccessTokenCode, 64*mib), smallTarget: c.startTarget(t, "small", code.AccessTokenCode, mib),
+	}
+	rival, _ := source("rival", values{"TargetType": "TargetInstance", "InstanceId": o.heldTarget})
 	o.rivalID = rival.SourceID
 	var resting, waiting *stack.Agent
 	resting, o.resting = source("resting", nil)
@@ -245,6 +251,7 @@ func live(u *user, c *center, name, region string, o others) {
 	u.refused(smc.CodeSourceServerNameDuplicate, "ModifySourceServerAttribute", values{"SourceId": source.SourceID, "Name": "rival"})
 	u.refused(smc.CodeInvalidSourceIDNotFound, "ModifySourceServerAttribute", values{"SourceId": "s-none", "Name": "other"})
 	u.refused(smc.CodeReplicationJobRelated, "DeleteSourceServer", values{"SourceId": o.rivalID})
+	u.refused(smc.CodeInvalidInstanceIDNotFound, "DeleteTargetInstance", values{"InstanceId": "i-none"})
 	u.refused(smc.CodeInvalidSourceIDNotFound, "DeleteSourceServer", values{"SourceId": "s-none"})
 
 	// Nothing that needs the source begins while it is offline.
@@ -270,7 +277,7 @@ func live(u *user, c *center, name, region string, o others) {
 		maps.Copy(params, changes)
 		return params
 	}
-	u.createRefusals(create)
+	u.createRefusals(create, o)
 	u.badInput(create)
 	var job smc.CreateReplicationJobResult
 	u.do("CreateReplicationJob", create(nil), &job)
@@ -293,7 +300,7 @@ func live(u *user, c *center, name, region string, o others) {
 	}
 	u.do("ModifyReplicationJobAttribute", values{"JobId": first, "Description": "迁移任务"}, nil)
 	require.Equal(t, "迁移任务", u.job(first).Description)
-	u.jobRefusals(first)
+	u.jobRefusals(first, o)
 
 	// Start, stop in the middle of the sync, start, finished. A stop before the sync or after it is refused.
 	for refused := false; !refused; {
@@ -324,11 +331,14 @@ func live(u *user, c *center, name, region string, o others) {
 
 	u.access(c, create(values{"ClientToken": name + "-3", "Name": name + "-3"}))
 
-	// An incremental job: a run, one more out of turn, the cutover.
+	// An incremental job that migrates to a target instance: a run, one more out of turn, the cutover.
+	target := c.startTarget(t, name, o.code, 80*mib, 40*mib)
 	u.do("CreateReplicationJob", values{
 		"RegionId": region, "SourceId": source.SourceID, "Name": name + "-incremental", "RunOnce": false, "Frequency": 12, "MaxNumberOfImageToKeep": 2,
+		"TargetType": "TargetInstance", "InstanceId": target,
 	}, &job)
 	second := job.JobID
+	u.refused(smc.CodeInvalidInstanceIDInUse, "DeleteTargetInstance", values{"InstanceId": target})
 	u.do("StartReplicationJob", values{"JobId": second}, nil)
 	u.awaitJob(second, smc.StatusWaiting, "")
 	u.refused(smc.CodeReplicationJobInvalidStatus, "StartReplicationJob", values{"JobId": second})
@@ -348,6 +358,12 @@ func live(u *user, c *center, name, region string, o others) {
 		u.do("DeleteReplicationJob", values{"JobId": id}, nil)
 		u.awaitNoJob(id)
 	}
+	var targets smc.DescribeTargetInstancesResult
+	u.do("DescribeTargetInstances", values{"InstanceId": []string{target}}, &targets)
+	require.Len(t, targets.TargetInstances, 1)
+	require.Equal(t, smc.DeliveryDone, targets.TargetInstances[0].DeliveryState)
+	require.Len(t, targets.TargetInstances[0].Disks, 2)
+	u.do("DeleteTargetInstance", values{"InstanceId": target}, nil)
 	u.do("DisassociateSourceServers", values{"WorkgroupId": workgroup, "SourceId": []string{source.SourceID}}, nil)
 	u.do("DeleteWorkgroup", values{"WorkgroupId": workgroup}, nil)
 	u.do("DisableAccessToken", values{"AccessTokenId": tokenID}, nil)
@@ -387,7 +403,7 @@ func (u *user) commonRefusals() {
 	for action, missing := range map[string]string{
 		"TagResources": smc.CodeMissingParameterResourceType, "UntagResources": smc.CodeMissingParameterResourceType, "ListTagResources": smc.CodeMissingParameterResourceType,
 		"DeleteSourceServer": "MissingSourceId", "ModifySourceServerAttribute": "MissingSourceId", "CreateReplicationJob": "MissingRegionId",
-		"StartReplicationJob": "MissingJobId", "StopReplicationJob": "MissingJobId", "CutOverReplicationJob": "MissingJobId", "DeleteReplicationJob": "MissingJobId",
+		"DeleteTargetInstance": "MissingInstanceId", "StartReplicationJob": "MissingJobId", "StopReplicationJob": "MissingJobId", "CutOverReplicationJob": "MissingJobId", "DeleteReplicationJob": "MissingJobId",
 		"ModifyReplicationJobAttribute": "MissingJobId", "CreateWorkgroup": "MissingName", "DeleteWorkgroup": "MissingWorkgroupId",
 		"AssociateSourceServers": "MissingWorkgroupId", "DisableAccessToken": "MissingAccessTokenId",
 	} {
@@ -485,7 +501,7 @@ func tooManyTags() []any {
 }
 
 // createRefusals asks for jobs there can be none of.
-func (u *user) createRefusals(create func(changes values) values) {
+func (u *user) createRefusals(create func(changes values) values, o others) {
 	u.t.Helper()
 	for code, changes := range map[string]values{
 		smc.CodeInvalidSourceIDNotFound:            {"SourceId": "s-none"},
@@ -498,6 +514,9 @@ func (u *user) createRefusals(create func(changes values) values) {
 		smc.CodeInvalidParameterTagValue:           {"Tag": []any{values{"Value": "alone"}}},
 		smc.CodeNumberExceedTags:                   {"Tag": tooManyTags()},
 		smc.CodeInvalidParameter:                   {"SystemDiskSize": 19},
+		smc.CodeInvalidInstanceIDNotFound:          {"TargetType": "TargetInstance", "InstanceId": "i-none"},
+		smc.CodeInvalidInstanceIDDiskMismatch:      {"TargetType": "TargetInstance", "InstanceId": o.smallTarget},
+		smc.CodeInvalidInstanceIDInUse:             {"TargetType": "TargetInstance", "InstanceId": o.heldTarget},
 	} {
 		u.refused(code, "CreateReplicationJob", create(changes))
 	}
@@ -542,7 +561,7 @@ func (u *user) badInput(create func(changes values) values) {
 }
 
 // jobRefusals asks a job that is Ready, and made for one run, for what it cannot do.
-func (u *user) jobRefusals(jobID string) {
+func (u *user) jobRefusals(jobID string, o others) {
 	u.t.Helper()
 	for _, action := range []string{"StopReplicationJob", "CutOverReplicationJob", "RunReplicationJob"} {
 		u.refused(smc.CodeReplicationJobInvalidStatus, action, values{"JobId": jobID})
@@ -552,7 +571,9 @@ func (u *user) jobRefusals(jobID string) {
 		smc.CodeDataDiskDuplicateIndex:             {"DataDisk": []any{values{"Index": 1, "Size": 20}, values{"Index": 1, "Size": 20}}},
 		smc.CodeReplicationJobNameDuplicate:        {"Name": "rival-job"},
 		smc.CodeImageNameUsedByReplicationJob:      {"ImageName": "rival-image"},
-		smc.CodeUnsupportedFeature:                 {"TargetType": "TargetInstance", "InstanceId": "i-1"},
+		smc.CodeInvalidInstanceIDNotFound:          {"TargetType": "TargetInstance", "InstanceId": "i-none"},
+		smc.CodeInvalidInstanceIDDiskMismatch:      {"TargetType": "TargetInstance", "InstanceId": o.smallTarget},
+		smc.CodeInvalidInstanceIDInUse:             {"TargetType": "TargetInstance", "InstanceId": o.heldTarget},
 		smc.CodeVSwitchIDVpcIDMismatch:             {"NetMode": 2, "VSwitchId": "vsw-1", "VpcId": "vpc-2"},
 	} {
 		changes["JobId"] = jobID
