@@ -158,8 +158,8 @@ func (v *Verifier) verifyACS3(ctx context.Context, r *Request, parameters string
 		}
 	}
 	nonce := r.Header.Get(headerNonce)
-	if len(nonce) > maxNonceLen {
-		return "", Errorf(CodeInvalidParameter, "x-acs-signature-nonce has %d bytes; at most %d are allowed", len(nonce), maxNonceLen)
+	if err := checkNonce("x-acs-signature-nonce", nonce); err != nil {
+		return "", err
 	}
 	at, err := v.checkTime("x-acs-date", r.Header.Get(headerDate))
 	if err != nil {

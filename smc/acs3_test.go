@@ -131,6 +131,7 @@ func TestVerifyACS3(t *testing.T) {
 		{"a signed header twice", authorization("host;", "host;host;"), CodeInvalidParameter},
 		{"a signed header without a name", authorization("host;", "host;;"), CodeInvalidParameter},
 		{"a signed header in capitals", authorization("host;", "Host;"), CodeInvalidParameter},
+		{"a nonce that is not UTF-8", header("x-acs-signature-nonce", "n\xff"), CodeInvalidParameter},
 		{"a nonce too long", header("x-acs-signature-nonce", strings.Repeat("n", 129)), CodeInvalidParameter},
 		{"a date in another form", header("x-acs-date", "Sun, 01 Mar 2026 12:00:00 GMT"), CodeInvalidParameter},
 		{"a header twice", before(func(r *http.Request) { r.Header["X-Acs-Extra"] = []string{"v", "w"} }), CodeInvalidParameter},

@@ -165,10 +165,29 @@ func (req *Request) AccessKeyID() string {
 		}
 		id = auth.credential
 	}
-	if len(id) > maxAccessKeyIDLen || !utf8.ValidString(id) || strings.IndexFunc(id, unicode.IsControl) >= 0 {
+	if !isAccessKeyID(id) {
 		return ""
 	}
 	return id
+}
+
+// isAccessKeyID reports whether a text can be the id of an access key.
+func isAccessKeyID(id string) bool { return len(id) <= maxAccessKeyIDLen && isPlain(id) }
+
+// isPlain reports whether a text can be kept and compared: not every database takes what is not UTF-8, or a NUL.
+func isPlain(text string) bool {
+	return utf8.ValidString(text) && strings.IndexFunc(text, unicode.IsControl) < 0
+}
+
+// checkNonce refuses a nonce, given as that name, that cannot be remembered.
+func checkNonce(name, nonce string) error {
+	switch {
+	case len(nonce) > maxNonceLen:
+		return Errorf(CodeInvalidParameter, "%s has %d bytes; at most %d are allowed", name, len(nonce), maxNonceLen)
+	case !isPlain(nonce):
+		return Errorf(CodeInvalidParameter, "%s: %s is not a text without control characters", name, quote(nonce))
+	}
+	return nil
 }
 
 // errTemporaryCredentials refuses what comes with temporary credentials, which nobody here could check.
@@ -214,8 +233,8 @@ func (v *Verifier) verifyHMACSHA1(ctx context.Context, r *Request) (string, erro
 	if r.Values.Get("SecurityToken") != "" {
 		return "", errTemporaryCredentials("SecurityToken")
 	}
-	if len(nonce) > maxNonceLen {
-		return "", Errorf(CodeInvalidParameter, "SignatureNonce has %d bytes; at most %d are allowed", len(nonce), maxNonceLen)
+	if err := checkNonce("SignatureNonce", nonce); err != nil {
+		return "", err
 	}
 	at, err := v.checkTime("Timestamp", timestamp)
 	if err != nil {
@@ -260,9 +279,13 @@ func (v *Verifier) checkTime(name, timestamp string) (time.Time, error) {
 }
 
 func (v *Verifier) secret(ctx context.Context, key string) (string, error) {
-	secret, found, err := v.Secret(ctx, key)
-	if err != nil {
-		return "", err
+	var secret string
+	found := isAccessKeyID(key)
+	if found {
+		var err error
+		if secret, found, err = v.Secret(ctx, key); err != nil {
+			return "", err
+		}
 	}
 	if !found {
 		return "", Errorf(CodeInvalidAccessKeyIDNotFound, "There is no access key %s, or it is disabled", quote(key))

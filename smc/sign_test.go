@@ -107,10 +107,10 @@ var errStore = errors.New("the store is away")
 func testVerifier(nonces Nonces, now func() time.Time) *Verifier {
 	return &Verifier{
 		Secret: func(_ context.Context, id string) (string, bool, error) {
-			switch id {
-			case "AK":
+			switch {
+			case id == "AK":
 				return "the-secret", true, nil
-			case "broken":
+			case strings.HasPrefix(id, "broken"):
 				return "", false, errStore
 			}
 			return "", false, nil
@@ -165,7 +165,12 @@ func TestVerify(t *testing.T) {
 		{"two signatures", with("Signature", "a", "b"), CodeInvalidParameter},
 		{"a signature that is no base64", with("Signature", "\x00"), CodeSignatureDoesNotMatch},
 		{"no key", with("AccessKeyId"), "MissingAccessKeyId"},
+		{"a key with a NUL", with("AccessKeyId", "broken\x00"), CodeInvalidAccessKeyIDNotFound}, // the store is not asked: PostgreSQL would fail
+		{"a key that is not UTF-8", with("AccessKeyId", "broken\xff"), CodeInvalidAccessKeyIDNotFound},
+		{"a key too long", with("AccessKeyId", "broken"+strings.Repeat("K", 128)), CodeInvalidAccessKeyIDNotFound},
 		{"no nonce", with("SignatureNonce"), "MissingSignatureNonce"},
+		{"a nonce with a NUL", with("SignatureNonce", "n\x00"), CodeInvalidParameter},
+		{"a nonce that is not UTF-8", with("SignatureNonce", "n\xff"), CodeInvalidParameter},
 		{"a nonce too long", with("SignatureNonce", strings.Repeat("n", 129)), CodeInvalidParameter},
 		{"no timestamp", with("Timestamp"), "MissingTimestamp"},
 		{"a timestamp in another form", with("Timestamp", "1772366400"), CodeInvalidParameter},
