@@ -49,7 +49,7 @@ func (f *fixture) answering(instanceID string, say func(*store.Delivery) agentap
 				have = d.Generation
 				report := say(d)
 				report.Generation, report.JobID, report.Run = d.Generation, d.JobID, d.Run
-				if _, err := f.record.ReportDelivery(ctx, instanceID, report); !assert.NoError(f.t, err) {
+				if _, err := f.record.ReportDelivery(context.WithoutCancel(ctx), instanceID, report); !assert.NoError(f.t, err) {
 					return
 				}
 			}
