@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/drover/drover/center/doctor"
+	"github.com/drover/drover/replica"
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/process"
 	"github.com/drover/drover/test/stack"
@@ -68,6 +70,59 @@ func (s *center) incrementalJob(name string, seed uint64) (a *agent, disk, job s
 	job = s.createJob(a, "--run-once=false", "--frequency", "24", "--max-images", "3", "--start")
 	s.awaitStatus(job, smc.StatusWaiting)
 	return a, disk, job
+}
+
+// A transition host loses its disk for good. Another one takes its place: first with the images of a backup, then with nothing.
+func TestTransitionHostThatIsGone(t *testing.T) {
+	t.Parallel()
+	s := newSpread(t, "DROVER_ORPHAN_GRACE=6s")
+	backups, data := filepath.Join(s.Dir, "backups"), s.TransitionHosts[0].Data
+	_, disk, job := s.incrementalJob("db", 95)
+	first := copyDisk(t, filepath.Join(s.Dir, "first.raw"), disk)
+	s.server(0, "backup", "--to", backups, "--data", data)
+	change(t, disk, 2, 100_000, 96)
+	s.drover("job", "run", job)
+	s.awaitStatus(job, smc.StatusWaiting)
+	once := s.createJob(s.startAgent("once", makeDisk(t, filepath.Join(s.Dir, "once.raw"), 8*mib, 2*mib, 2, 97)), "--start")
+	s.awaitStatus(once, smc.StatusFinished)
+	host := s.host()
+	lose := func() {
+		t.Helper()
+		s.TransitionHosts[0].Kill()
+		require.NoError(t, os.RemoveAll(data))
+	}
+
+	lose()
+	s.server(0, "restore", "--images-only", "--from", backups, "--data", host+"="+data)
+	s.start(s.TransitionHosts[0].Process)
+	look := func() doctor.Report {
+		report, _ := s.examine()
+		return report
+	}
+	for _, image := range []string{s.describe(job).ImageID, s.describe(once).ImageID} {
+		awaitFound(t, look, "image-lost", image, "is in the record")
+		require.Contains(t, s.try("doctor", "--remove", image).Stderr, "forget")
+	}
+	stack.Eventually(t, slow, "what is lost is forgotten", func() (bool, any) {
+		report := look()
+		return report.Sound(), report.Findings
+	})
+	s.exportSynced("db_CYCLE_1", first)
+	change(t, disk, 2, 100_000, 98)
+	s.drover("job", "run", job)
+	s.awaitStatus(job, smc.StatusWaiting)
+	s.exportSynced("db_CYCLE_3", disk)
+
+	// What waits for the host is done when it is back, also by one that has nothing.
+	lose()
+	s.drover("job", "delete", job)
+	require.NoError(t, os.MkdirAll(data, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(data, replica.HostIDFile), []byte(host+"\n"), 0o600))
+	s.start(s.TransitionHosts[0].Process)
+	stack.Eventually(t, slow, "the job is gone", func() (bool, any) {
+		r := s.try("job", "show", job)
+		return strings.Contains(r.Stderr, smc.CodeInvalidJobIDNotFound), r.Stdout
+	})
 }
 
 // Temporal loses everything while jobs are in every sort of state; rebuild has all of them go on where they were.
