@@ -529,8 +529,11 @@ func requireTemporal(p *monitor.Process, temporal client.Client) (remove func())
 
 // requireNATS has the process need NATS.
 func requireNATS(p *monitor.Process, nc *nats.Conn) (remove func()) {
-	return p.Require("nats", func(context.Context) error {
+	return p.Require("nats", func(ctx context.Context) error {
 		if nc.IsConnected() {
+			if err := nc.FlushWithContext(ctx); err != nil { // a server that hangs stays connected for a while
+				return fmt.Errorf("no answer: %w", err)
+			}
 			return nil
 		}
 		if err := nc.LastError(); err != nil {

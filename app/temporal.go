@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.temporal.io/sdk/client"
@@ -24,6 +25,8 @@ func (c Connections) temporalOptions(p *monitor.Process, log *zap.Logger) (clien
 		// What it does is in the histories of workflows under this name: of which version it was, too.
 		Identity: fmt.Sprintf("drover %s, process %d on %s", Version(), os.Getpid(), machine),
 		Logger:   newTemporalLogger(log.Named("temporal")),
+		// A server that hangs, or that something on the way has forgotten, is noticed within 25 seconds. Temporal takes pings every 10.
+		ConnectionOptions: client.ConnectionOptions{KeepAliveTime: 15 * time.Second, KeepAliveTimeout: 10 * time.Second},
 	}
 	if p != nil {
 		options.MetricsHandler = p.Temporal()

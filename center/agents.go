@@ -38,7 +38,10 @@ func (e *Endpoint) agentCall(operation string, do func(*http.Request) (any, erro
 	return func(w http.ResponseWriter, r *http.Request) {
 		requestID, began := newRequestID(), time.Now()
 		r.Body = http.MaxBytesReader(w, r.Body, agentapi.MaxBodyBytes)
+		r, done := agentLimit(r)
+		defer done()
 		answer, err := do(r)
+		err = unanswered(err)
 		e.observe(APIAgent, operation, began, err)
 		if err != nil {
 			logRefused(r.Context(), e.Logger.With(zap.String("request_id", requestID), zap.String("path", r.URL.Path)), "agent's call", err)

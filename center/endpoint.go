@@ -216,7 +216,10 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	operation, operationErr := request.Operation()
-	result, err := e.do(r.Context(), c, request, operation, operationErr)
+	ctx, cancel := context.WithTimeout(r.Context(), callLimit)
+	defer cancel()
+	result, err := e.do(ctx, c, request, operation, operationErr)
+	err = unanswered(err)
 	e.audit(r.Context(), c, operation, err)
 	name := ""
 	if operation != nil {

@@ -135,6 +135,8 @@ func (e *Endpoint) createReplicationJob(ctx context.Context, c *call, r *smc.Cre
 	}
 	c.touched(e.resource(c, typeJob, jobID))
 	// The job is in the store: it exists, whatever becomes of this. The sweep starts what could not be started here.
+	ctx, cancel := context.WithTimeout(ctx, beginLimit)
+	defer cancel()
 	if err := e.Engine.Begin(ctx, jobID); err != nil {
 		c.log.Warn("entity not started, the sweep will start it", zap.String("job_id", jobID), zap.Error(err))
 	}

@@ -107,9 +107,11 @@ func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn
 		nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(500 * time.Millisecond),
 		nats.ReconnectJitter(500*time.Millisecond, 2*time.Second),
-		// A server that went away without closing its connections is noticed within 20 s.
-		nats.PingInterval(10 * time.Second),
+		// A server that hangs, or went away without closing its connections, is noticed within 15 s.
+		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
+		// Who publishes waits for nobody longer than that, when what is to be sent fills its buffers.
+		nats.FlusherTimeout(5 * time.Second),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			log.Info("connected to NATS", zap.String("url", nc.ConnectedUrlRedacted()))
 		}),

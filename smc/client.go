@@ -93,14 +93,11 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	hc := cfg.HTTPClient
 	if hc == nil {
-		hc = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		if cfg.CAFile != "" {
-			transport, err := cfg.Transport()
-			if err != nil {
-				return nil, fmt.Errorf("smc client: %w", err)
-			}
-			hc.Transport = transport
+		transport, err := cfg.Transport()
+		if err != nil {
+			return nil, fmt.Errorf("smc client: %w", err)
 		}
+		hc = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	return &Client{endpoint: u, cfg: cfg, http: hc, now: time.Now}, nil
 }

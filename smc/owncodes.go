@@ -337,7 +337,7 @@ var ownCodes = []OwnCode{
 	{
 		Code: CodeInternalError, Status: 500, Class: Retryable,
 		Message: "The request failed inside the center. Send it again; if it keeps failing, look up the request id in the log.",
-		Cause:   "A failure that has no code of its own: the database is away, or a defect.",
+		Cause:   "A failure that has no code of its own: a defect; of a run also that the database is away.",
 		ByItself: "A request may be sent again. " + runRetries + " While the database is away the run waits for it however long: nobody could be told " +
 			"anything else.",
 		ToDo:    "Look up the job or the request id in the logs of server and workers. Then " + startResume,
@@ -346,9 +346,9 @@ var ownCodes = []OwnCode{
 	{
 		Code: CodeServiceUnavailable, Status: 503, Class: Retryable, Message: "The endpoint is not available.",
 		Cause: "Something in front of the endpoint answered in its place, as a proxy does while the center starts. Or the endpoint answered itself: a request " +
-			"that moves a job was not taken by the job's workflow in time.",
-		ByItself: "The client sends the request again, a few times.",
-		ToDo: "Look whether drover-server runs, and whether the proxy knows where. When the message names a job: whether a drover-worker with the role center runs, " +
+			"that moves a job was not taken by the job's workflow in time, or the database does not answer. Whether it was carried out is not known then.",
+		ByItself: "The client sends the request again, a few times, with the same ClientToken: what was carried out is not done twice.",
+		ToDo: "Look whether drover-server runs, whether the proxy knows where, and what `/readyz` of drover-server says. When the message names a job: whether a drover-worker with the role center runs, " +
 			"and what `drover doctor` says.",
 	},
 	{

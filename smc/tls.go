@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 )
 
 // ReadCAFile reads a PEM file of certificate authorities and checks that there is one in it.
@@ -44,7 +45,15 @@ func (c Config) Transport() (*http.Transport, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = config
+	NoticeSilence(transport)
 	return transport, nil
+}
+
+// NoticeSilence has connections of HTTP/2 end that nobody answers on: those that something on the way has forgotten, or whose server hangs.
+// All calls of a client share one, and those that are given up leave it as it is: without this each call would time out for a quarter of an
+// hour after the server is back.
+func NoticeSilence(transport *http.Transport) {
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 10 * time.Second}
 }
 
 // explainTLS says what to do about an endpoint that TLS does not get on with. Other errors stay as they are.

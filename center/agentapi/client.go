@@ -62,6 +62,7 @@ func NewTransport(config *tls.Config) *http.Transport {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	transport.TLSClientConfig = config
+	smc.NoticeSilence(transport)
 	return transport
 }
 

@@ -55,7 +55,7 @@ type queryer interface {
 
 // texts reads one column of text.
 func (d *database) texts(ctx context.Context, q queryer, query string, args ...any) ([]string, error) {
-	rows, err := q.QueryContext(ctx, d.rebind(query), args...)
+	rows, err := q.QueryContext(ctx, d.rebind(query), args...) //nolint:rowserrcheck // collect does
 	if err != nil {
 		return nil, err
 	}

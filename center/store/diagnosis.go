@@ -96,6 +96,7 @@ func (s *Store) LastBackup(ctx context.Context) (at time.Time, err error) {
 
 // AllJobs returns every job there is, of all accounts, with its place in the queue and with what keeps it from getting on.
 func (s *Store) AllJobs(ctx context.Context) ([]*Job, error) {
+	ctx = patiently(ctx)
 	rows, err := s.db.QueryContext(ctx, selectJob+` ORDER BY created_at, job_id`)
 	if err != nil {
 		return nil, err
@@ -141,6 +142,7 @@ type SourceState struct {
 
 // SourceStates returns how all source servers stand, of all accounts.
 func (s *Store) SourceStates(ctx context.Context) ([]SourceState, error) {
+	ctx = patiently(ctx)
 	ahead := map[string]int64{}
 	rows, err := s.db.QueryContext(ctx, `SELECT source_id, clock_ahead FROM source_servers`)
 	if err != nil {
@@ -206,6 +208,7 @@ type EventGap struct {
 
 // EventGaps returns the gaps in the numbers of the outbox's events. What a restore has left out is none: its next event says so.
 func (s *Store) EventGaps(ctx context.Context) ([]EventGap, error) {
+	ctx = patiently(ctx)
 	scan := func(row rowScanner) (g EventGap, err error) { return g, row.Scan(&g.ResourceID, &g.After, &g.Next) }
 	rows, err := s.db.QueryContext(ctx, `SELECT resource_id, before, sequence FROM (SELECT resource_id, sequence, transition_key,
 			LAG(sequence) OVER (PARTITION BY resource_id ORDER BY sequence) AS before FROM outbox) AS numbered
@@ -240,6 +243,7 @@ type EventHead struct {
 // PublishedHeads calls each with the last event of every subject that has a place in the stream, and with the numbers that may
 // be missing before it because a restore left them out: the sequence of the event that follows them.
 func (s *Store) PublishedHeads(ctx context.Context) (heads []EventHead, restored map[string]map[uint64]bool, err error) {
+	ctx = patiently(ctx)
 	err = s.db.read(ctx, func(tx *transaction) error {
 		rows, err := tx.QueryContext(ctx, `SELECT subject, resource_id, MAX(sequence), MAX(stream_sequence) FROM outbox
 			WHERE published = 1 AND stream_sequence > 0 GROUP BY subject, resource_id`)

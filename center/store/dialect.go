@@ -48,6 +48,8 @@ type dialect interface {
 	changedSince(ctx context.Context, from reader, accountID string, since JobsSeen) (now JobsSeen, changed []JobMark, all bool, err error)
 	// start begins a transaction.
 	start(ctx context.Context, db *sql.DB, prepared *statements, options *sql.TxOptions) (session, error)
+	// limit bounds one question to the database, until done is called.
+	limit(ctx context.Context) (limited context.Context, done context.CancelFunc)
 	// begin are the options of a write transaction.
 	begin() *sql.TxOptions
 	// takeTurn has a write transaction wait for those that took the turn of its argument before, and forUpdate, behind a SELECT, for those
@@ -65,9 +67,20 @@ type dialect interface {
 	scrub(ctx context.Context, db *sql.DB) error
 }
 
-// open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database. options
-// are those of PostgreSQL.
-func open(databaseURL string, options ...stdlib.OptionOpenDB) (*database, error) {
+// option is how a database of PostgreSQL is opened.
+type option func(*postgresOptions)
+
+type postgresOptions struct {
+	holdRecord bool
+	limits     limits
+}
+
+// holdRecord has every connection hold the lock of the record, for who uses it: nobody restores another one into the database meanwhile, and
+// while that is done the connection waits.
+func holdRecord(o *postgresOptions) { o.holdRecord = true }
+
+// open opens the database a URL names: sqlite:///absolute/path, or postgres://user:password@host/database.
+func open(databaseURL string, options ...option) (*database, error) {
 	u, err := url.Parse(databaseURL)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is no URL: want sqlite:///absolute/path or postgres://user:password@host:port/database")
@@ -207,29 +220,27 @@ func (sqlite) scrub(ctx context.Context, db *sql.DB) error {
 }
 
 // postgres serves processes on any number of machines.
-type postgres struct{}
+type postgres struct{ limits limits }
 
 // recordLock is the number of the lock that every connection to a record holds: one for each schema of a database.
 const recordLock = `hashtextextended('drover record in ' || current_schema(), 0)`
 
-// holdRecord has every connection hold the lock of the record, for who uses it: nobody restores another one into the database meanwhile, and
-// while that is done the connection waits.
-var holdRecord = stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT pg_advisory_lock_shared(`+recordLock+`)`)
-	return err
-})
-
-func openPostgres(databaseURL string, options ...stdlib.OptionOpenDB) (*database, error) {
+func openPostgres(databaseURL string, options ...option) (*database, error) {
+	chosen := postgresOptions{limits: serverLimits}
+	for _, option := range options {
+		option(&chosen)
+	}
 	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	db := stdlib.OpenDB(*config, options...)
+	pool := chosen.limits.bounded(config, chosen.holdRecord)
+	db := stdlib.OpenDB(*config, pool...)
 	const connections = 16
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &database{DB: db, dialect: &postgres{}, writing: &writing{DB: db, turn: make(chan struct{}, connections/2)}}, nil
+	return &database{DB: db, dialect: &postgres{chosen.limits}, writing: &writing{DB: db, turn: make(chan struct{}, connections/2)}}, nil
 }
 
 var rebound sync.Map // statements by their form with ?
@@ -369,11 +380,14 @@ func (d *database) read(ctx context.Context, fn func(*transaction) error) error 
 	return d.within(ctx, d.DB, d.statements, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn)
 }
 
+// errNotBegun says that a transaction could not begin, whatever was to be done in it.
+var errNotBegun = errors.New("begin")
+
 // within runs fn in a transaction, and undoes what fn does not commit.
 func (d *database) within(ctx context.Context, db *sql.DB, prepared *statements, options *sql.TxOptions, fn func(*transaction) error) error {
 	session, err := d.start(ctx, db, prepared, options)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("%w: %w", errNotBegun, err)
 	}
 	defer session.end(ctx)
 	return fn(&transaction{session, d.dialect})

@@ -90,7 +90,7 @@ func (s *Store) Dump(ctx context.Context, write func(table string) (io.WriteClos
 	if err := tx.QueryRowContext(ctx, selectOutboxPosition).Scan(&dump.Outbox.LastID, &dump.Outbox.StreamSequence, &dump.Outbox.Pending); err != nil {
 		return nil, fmt.Errorf("dump: the position of the outbox: %w", err)
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT image_id, host_id FROM images WHERE status <> '`+string(smc.ImageDeleting)+`' ORDER BY image_id`)
+	rows, err := tx.QueryContext(ctx, `SELECT image_id, host_id FROM images WHERE status <> '`+string(smc.ImageDeleting)+`' ORDER BY image_id`) //nolint:rowserrcheck // collect does
 	if err != nil {
 		return nil, fmt.Errorf("dump: the images: %w", err)
 	}
@@ -414,7 +414,7 @@ var sequences = map[string]struct{ table, column string }{
 func (d *database) restoreNumbers(ctx context.Context, tx *sql.Tx) error {
 	var statements []string
 	if d.isPostgres() {
-		rows, err := tx.QueryContext(ctx, d.catalog().identity)
+		rows, err := tx.QueryContext(ctx, d.catalog().identity) //nolint:rowserrcheck // collect does
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,8 @@ import (
 // is: that is one round trip for all of them. So it begins with its first question, and what it writes in the end goes with its commit.
 type pipeline struct {
 	*sql.Conn
+	// limit bounds a round trip.
+	limit   func(context.Context) (context.Context, context.CancelFunc)
 	waiting []waiting
 	// failed is why statements that waited were refused: what is asked afterwards is not answered.
 	failed error
@@ -31,10 +33,12 @@ type waiting struct {
 	each  func(rowScanner) error
 }
 
-func (*postgres) start(ctx context.Context, db *sql.DB, _ *statements, options *sql.TxOptions) (session, error) {
+func (p *postgres) start(ctx context.Context, db *sql.DB, _ *statements, options *sql.TxOptions) (session, error) {
+	ctx, done := p.limit(ctx)
+	defer done()
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		return nil, err
+		return nil, explain(ctx, err)
 	}
 	begin := "BEGIN"
 	if options != nil {
@@ -43,7 +47,7 @@ func (*postgres) start(ctx context.Context, db *sql.DB, _ *statements, options *
 			begin += " READ ONLY"
 		}
 	}
-	return &pipeline{Conn: conn, waiting: []waiting{{query: begin}}}, nil
+	return &pipeline{Conn: conn, limit: p.limit, waiting: []waiting{{query: begin}}}, nil
 }
 
 // later implements session.
@@ -80,7 +84,9 @@ func (p *pipeline) send(ctx context.Context) (last pgconn.CommandTag, err error)
 		})
 	}
 	p.waiting = nil
-	err = p.Raw(func(conn any) error { return conn.(*stdlib.Conn).Conn().SendBatch(ctx, batch).Close() })
+	ctx, done := p.limit(ctx)
+	defer done()
+	err = explain(ctx, p.Raw(func(conn any) error { return conn.(*stdlib.Conn).Conn().SendBatch(ctx, batch).Close() }))
 	p.failed = err
 	return last, err
 }
@@ -120,11 +126,13 @@ type rowOf func(dest ...any) error
 func (r rowOf) Scan(dest ...any) error { return r(dest...) }
 
 // QueryContext runs a statement written with ?, after those that wait.
-func (p *pipeline) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+func (p *pipeline) QueryContext(ctx context.Context, query string, args ...any) (*rows, error) {
 	if err := p.flush(ctx); err != nil {
 		return nil, err
 	}
-	return p.Conn.QueryContext(ctx, (*postgres)(nil).rebind(query), args...)
+	ctx, done := p.limit(ctx)
+	found, err := p.Conn.QueryContext(ctx, (*postgres)(nil).rebind(query), args...)
+	return limited(ctx, done, found, err)
 }
 
 // commit implements session.

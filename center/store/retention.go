@@ -14,6 +14,7 @@ const deleteBatch = 500
 // deleteAll runs a statement that deletes at most deleteBatch rows, its last argument, until it finds none. It returns how
 // many rows it deleted.
 func (s *Store) deleteAll(ctx context.Context, statement string, args ...any) (int64, error) {
+	ctx = patiently(ctx)
 	args = append(args, deleteBatch)
 	for total := int64(0); ; {
 		var n int64
@@ -35,6 +36,7 @@ func (s *Store) ForgetAudit(ctx context.Context, before time.Time) (int64, error
 
 // JobsFinishedBefore returns the ids of up to limit jobs that have been Finished since before a time, oldest first.
 func (s *Store) JobsFinishedBefore(ctx context.Context, before time.Time, limit int) ([]string, error) {
+	ctx = patiently(ctx)
 	rows, err := s.db.QueryContext(ctx, `SELECT job_id FROM replication_jobs WHERE status = '`+string(smc.StatusFinished)+`' AND ended_at > 0 AND ended_at < ?
 		ORDER BY ended_at LIMIT ?`, millis(before), limit)
 	if err != nil {
@@ -62,6 +64,7 @@ func (s *Store) ForgetRunsBefore(ctx context.Context, before time.Time, keep int
 // forgetRuns runs a statement for every job that may have too many runs. Each job is a transaction of its own, and the
 // primary key finds its runs.
 func (s *Store) forgetRuns(ctx context.Context, keep int, statement string, more ...any) (int64, error) {
+	ctx = patiently(ctx)
 	type job struct {
 		id  string
 		run int
@@ -100,6 +103,7 @@ func (s *Store) forgetRuns(ctx context.Context, keep int, statement string, more
 // sequence of the first message that the stream holds. Kept are events that are not published yet, and the last one of each
 // job and source server there is: its place in the stream is what the next one follows.
 func (s *Store) TrimOutbox(ctx context.Context, before time.Time, heldFrom uint64) (int64, error) {
+	ctx = patiently(ctx)
 	const chunk = `SELECT o.id, o.created_at, o.published, o.stream_sequence, CASE
 			WHEN EXISTS (SELECT 1 FROM outbox l WHERE l.resource_id = o.resource_id AND l.sequence > o.sequence) THEN 1
 			WHEN EXISTS (SELECT 1 FROM replication_jobs j WHERE j.job_id = o.resource_id) THEN 0

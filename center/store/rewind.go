@@ -31,6 +31,7 @@ type RewindFrom struct {
 // Rewind has the relay publish events again that the stream may have lost, all of them in their order; what the stream has
 // it finds there. It returns how many there are. A rewind that was interrupted goes on when events are next read.
 func (s *Store) Rewind(ctx context.Context, from RewindFrom) (events int, err error) {
+	ctx = patiently(ctx)
 	err = s.write(ctx, func(tx *transaction) error {
 		r := rewind{Next: 1, Forget: from.NewStream}
 		query, args := `SELECT COALESCE(MIN(id), 1), COALESCE(MAX(id), 0) FROM outbox`, []any(nil)
@@ -73,6 +74,7 @@ func (s *Store) RewindAll(ctx context.Context) error {
 
 // NotInStream counts the events that are marked published and have no place in the stream.
 func (s *Store) NotInStream(ctx context.Context) (n int, err error) {
+	ctx = patiently(ctx)
 	return n, s.db.QueryRowContext(ctx, `SELECT COUNT(*) FROM outbox WHERE published = 1 AND stream_sequence = 0`).Scan(&n)
 }
 
@@ -97,6 +99,7 @@ const rewindBatch = 5000
 
 // finishRewind carries a rewind to its end, if one is under way.
 func (s *Store) finishRewind(ctx context.Context) error {
+	ctx = patiently(ctx)
 	if _, ok, err := readRewind(ctx, s.db); err != nil || !ok {
 		return err
 	}

@@ -209,15 +209,6 @@ func (c *conditions) compare(column, operator string, values []string) {
 
 func (c *conditions) String() string { return " WHERE " + strings.Join(c.clauses, " AND ") }
 
-// toEnd is ctx for a read that is bounded, a page or what belongs to one: it is refused when ctx is done, but once begun
-// read to its end. Watching ctx costs SQLite a goroutine and a channel at every row, as much as the row itself.
-func toEnd(ctx context.Context) context.Context {
-	if ctx.Err() != nil {
-		return ctx
-	}
-	return context.WithoutCancel(ctx)
-}
-
 func list[T any](ctx context.Context, db *database, selectRows, table, order string, where *conditions, page Page, scan func(rowScanner) (T, error)) ([]T, int, error) {
 	ctx = toEnd(ctx)
 	var total int
@@ -233,7 +224,15 @@ func list[T any](ctx context.Context, db *database, selectRows, table, order str
 	return items, total, err
 }
 
-func collect[T any](rows *sql.Rows, scan func(rowScanner) (T, error)) ([]T, error) {
+// manyRows is *rows, or *sql.Rows.
+type manyRows interface {
+	rowScanner
+	Next() bool
+	Err() error
+	Close() error
+}
+
+func collect[T any](rows manyRows, scan func(rowScanner) (T, error)) ([]T, error) {
 	defer func() { _ = rows.Close() }()
 	var items []T
 	for rows.Next() {

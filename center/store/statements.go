@@ -52,11 +52,14 @@ func (s *statements) look(query string) (stmt *sql.Stmt, wanted bool) {
 }
 
 // QueryContext runs a statement written with ?.
-func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+func (d *database) QueryContext(ctx context.Context, query string, args ...any) (*rows, error) {
+	ctx, done := d.limit(ctx)
 	if stmt := d.statements.of(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
-		return stmt.QueryContext(ctx, args...)
+		found, err := stmt.QueryContext(ctx, args...)
+		return limited(ctx, done, found, err)
 	}
-	return d.DB.QueryContext(ctx, d.rebind(query), args...)
+	found, err := d.DB.QueryContext(ctx, d.rebind(query), args...)
+	return limited(ctx, done, found, err)
 }
 
 // QueryRowContext runs a statement written with ?.
@@ -64,7 +67,11 @@ func (d *database) QueryRowContext(ctx context.Context, query string, args ...an
 	if stmt := d.statements.of(ctx, query); stmt != nil { //nolint:sqlclosecheck // kept, and closed with the database
 		return stmt.QueryRowContext(ctx, args...)
 	}
-	return d.DB.QueryRowContext(ctx, d.rebind(query), args...)
+	return rowOf(func(dest ...any) error {
+		ctx, done := d.limit(ctx)
+		defer done()
+		return explain(ctx, d.DB.QueryRowContext(ctx, d.rebind(query), args...).Scan(dest...))
+	})
 }
 
 // session is a transaction on its connection. Its statements are written with ?.
@@ -142,11 +149,13 @@ func (t *sqliteTransaction) ExecContext(ctx context.Context, query string, args 
 }
 
 // QueryContext runs a statement.
-func (t *sqliteTransaction) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+func (t *sqliteTransaction) QueryContext(ctx context.Context, query string, args ...any) (*rows, error) {
 	if stmt := t.prepared(query); stmt != nil {
-		return t.StmtContext(ctx, stmt).QueryContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
+		found, err := t.StmtContext(ctx, stmt).QueryContext(ctx, args...) //nolint:sqlclosecheck // closed with the transaction
+		return limited(ctx, nothing, found, err)
 	}
-	return t.Tx.QueryContext(ctx, query, args...)
+	found, err := t.Tx.QueryContext(ctx, query, args...)
+	return limited(ctx, nothing, found, err)
 }
 
 // QueryRowContext runs a statement.

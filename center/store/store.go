@@ -50,7 +50,12 @@ func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = no
 // Open opens the database named by databaseURL and brings its schema and its secrets up to date: sqlite:///absolute/path, whose file and
 // folder are made when absent, or postgres://user:password@host:port/database. Error: ErrNotOpened.
 func Open(ctx context.Context, databaseURL string, options ...Option) (*Store, error) {
-	db, err := open(databaseURL, holdRecord)
+	return openWithin(ctx, databaseURL, serverLimits, options...)
+}
+
+// openWithin is Open with limits of the caller's.
+func openWithin(ctx context.Context, databaseURL string, within limits, options ...Option) (*Store, error) {
+	db, err := open(databaseURL, holdRecord, func(o *postgresOptions) { o.limits = within })
 	if err != nil {
 		return nil, err
 	}

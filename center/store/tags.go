@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,7 +30,7 @@ func resourceTable(resourceType string) (table, id string) {
 
 // reader is a *database or a *transaction. What is wrong with a row is said when it is scanned.
 type reader interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) rowScanner
 }
 

@@ -155,7 +155,7 @@ func (d *database) try(ctx context.Context, options *sql.TxOptions, fn func(*tra
 }
 
 // together runs writes one after the other in one transaction, each in a savepoint. It reports false when nothing of it is
-// written, and it has to be done one by one.
+// written, and it has to be done one by one; all of them have failed when the transaction could not begin.
 func (d *database) together(batch []*write) bool {
 	ctx := context.Background() // that one of them gives up must not undo the others
 	err := d.try(ctx, d.begin(), func(tx *transaction) error {
@@ -178,6 +178,12 @@ func (d *database) together(batch []*write) bool {
 		}
 		return nil
 	})
+	if errors.Is(err, errNotBegun) { // the file is locked: each of them alone would wait for it as long again
+		for _, w := range batch {
+			w.err = err
+		}
+		return true
+	}
 	return err == nil
 }
 

@@ -284,7 +284,7 @@ func (c *chaos) takeAway(ctx context.Context) {
 			return
 		}
 		if o.of == databaseOutage {
-			if err := c.processes.cutDatabase(o.lasts); err != nil && ctx.Err() == nil {
+			if err := c.processes.takeDatabase(o); err != nil && ctx.Err() == nil {
 				c.fail(err)
 			}
 			c.count(&c.checked.databaseOutages)
@@ -292,7 +292,7 @@ func (c *chaos) takeAway(ctx context.Context) {
 		}
 		// One that is away for another reason just now is waited for.
 		for v := c.processes.any(natsServer, 0); ctx.Err() == nil; wait(ctx, 100*time.Millisecond) {
-			if c.processes.strike(v, strike{target: natsServer, lasts: o.lasts}, "unreachable for a while") {
+			if c.processes.strike(v, strike{target: natsServer, hang: o.hang, lasts: o.lasts}, "it "+o.what()+" for a while") {
 				c.count(&c.checked.natsOutages)
 				break
 			}

@@ -48,11 +48,20 @@ func (s strike) String() string {
 	return fmt.Sprintf("%s %s for %v", verb, s.target, s.lasts)
 }
 
-// outage is a time in which something cannot be reached.
+// outage is a time in which something cannot be reached, or with hang says nothing.
 type outage struct {
 	of    string // natsOutage or databaseOutage
+	hang  bool
 	after time.Duration
 	lasts time.Duration
+}
+
+// what says in a word what an outage is.
+func (o outage) what() string {
+	if o.hang {
+		return "hangs"
+	}
+	return "is unreachable"
 }
 
 const (
@@ -363,22 +372,24 @@ func (p *plan) randomStrikes() func() (time.Duration, strike) {
 
 func (p *plan) drawOutages() {
 	r := stream(p.seed, "outages")
+	either := func() bool { return r.IntN(2) == 0 }
 	kinds := []string{natsOutage, databaseOutage}
 	if r.IntN(2) == 0 {
 		kinds[0], kinds[1] = kinds[1], kinds[0]
 	}
-	add := func(shortest, spread int) {
+	add := func(hang func() bool, shortest, spread int) {
 		for _, kind := range kinds {
 			p.outages = append(p.outages, outage{
-				of: kind, after: time.Duration(8+r.IntN(12)) * time.Second, lasts: time.Duration(shortest+r.IntN(spread)) * time.Second,
+				of: kind, hang: hang(), after: time.Duration(8+r.IntN(12)) * time.Second, lasts: time.Duration(shortest+r.IntN(spread)) * time.Second,
 			})
 		}
 	}
 	if !p.full {
-		add(4, 5)
+		add(either, 4, 5)
 		return
 	}
-	add(4, 8)
-	add(20, 20) // longer than anything waits for an answer
-	add(8, 8)
+	add(either, 4, 8)
+	add(func() bool { return false }, 20, 20) // longer than anything waits for an answer
+	add(func() bool { return true }, 20, 20)
+	add(either, 8, 8)
 }

@@ -72,12 +72,16 @@ func TestPlans(t *testing.T) {
 				require.Greater(t, len(placed), len(targets)*len(boundaries)*3/4, "seed %d", seed)
 				require.Positive(t, free, "seed %d: no source is left for closing jobs", seed)
 			}
-			away := map[string]int{}
+			away, hung := map[string]int{}, map[bool]int{}
 			for _, o := range p.outages {
 				require.Positive(t, o.lasts)
 				away[o.of]++
+				hung[o.hang]++
 			}
 			require.Len(t, away, 2)
+			if p.full {
+				require.Len(t, hung, 2)
+			}
 		}
 	}
 }

@@ -231,17 +231,21 @@ func (p *processes) watch() {
 	}
 }
 
-// cutDatabase takes the database away from every process for a while.
-func (p *processes) cutDatabase(lasts time.Duration) error {
+// takeDatabase takes the database away from every process for a while, or has it say nothing.
+func (p *processes) takeDatabase(o outage) error {
 	over := p.begin(disturbance{of: databaseOutage})
 	defer over()
-	if err := p.stack.Database.Cut(p.ctx); err != nil {
+	take := p.stack.Database.Cut
+	if o.hang {
+		take = p.stack.Database.Hang
+	}
+	if err := take(p.ctx); err != nil {
 		return err
 	}
-	p.log.add("database", "unreachable for %v", lasts)
-	wait(p.ctx, lasts)
+	p.log.add("database", "%s for %v", o.what(), o.lasts)
+	wait(p.ctx, o.lasts)
 	err := p.stack.Database.Mend()
-	p.log.add("database", "reachable again")
+	p.log.add("database", "answers again")
 	return err
 }
 

@@ -32,7 +32,7 @@ func (p *plan) print(out io.Writer) {
 		}
 	}
 	for _, o := range p.outages {
-		_, _ = fmt.Fprintf(out, "outage of %s after %v more for %v\n", o.of, o.after, o.lasts)
+		_, _ = fmt.Fprintf(out, "%s %s after %v more for %v\n", o.of, o.what(), o.after, o.lasts)
 	}
 }
 

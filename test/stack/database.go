@@ -13,6 +13,8 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the database/sql driver "pgx"
 	_ "modernc.org/sqlite"             // registers the database/sql driver "sqlite"
+
+	"github.com/drover/drover/test/proxy"
 )
 
 // Database is the one of a stack. It can be taken away from every process for a while.
@@ -20,9 +22,9 @@ type Database struct {
 	// URL is what the processes use, in the form of DATABASE_URL.
 	URL string
 
-	direct string // the same, past the proxy of PostgreSQL
-	proxy  *Proxy // nil for SQLite
-	server string // URL of the PostgreSQL server, name the database there
+	direct string       // the same, past the proxy of PostgreSQL
+	proxy  *proxy.Proxy // nil for SQLite
+	server string       // URL of the PostgreSQL server, name the database there
 	name   string
 
 	mu   sync.Mutex
@@ -43,7 +45,7 @@ func newPostgres(ctx context.Context, server string) (*Database, error) {
 	if err := d.onServer(ctx, "CREATE DATABASE "+d.name); err != nil {
 		return nil, fmt.Errorf("make a database on the PostgreSQL server: %w", err)
 	}
-	if d.proxy, err = NewProxy(address); err != nil {
+	if d.proxy, err = proxy.New(address); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	u.Path = "/" + d.name
@@ -97,6 +99,16 @@ func (d *Database) Cut(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("cut the database off: %w", err), db.Close())
 	}
 	d.lock = db
+	return nil
+}
+
+// Hang has the database say nothing until Mend, as a server that is stopped: connections stay, new ones are taken, and none is answered. What
+// was asked meanwhile is carried out after it. SQLite has no server: it is cut.
+func (d *Database) Hang(ctx context.Context) error {
+	if d.proxy == nil {
+		return d.Cut(ctx)
+	}
+	d.proxy.Hang()
 	return nil
 }
 

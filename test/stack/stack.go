@@ -27,6 +27,7 @@ import (
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/port"
 	"github.com/drover/drover/test/process"
+	"github.com/drover/drover/test/proxy"
 )
 
 // readyLine is how the line begins that drover-dev prints when it is ready.
@@ -92,7 +93,7 @@ type Stack struct {
 	// Client calls the endpoint, of a spread stack through Front.
 	Client *smc.Client
 	// Front is the one endpoint of all replicas of drover-server; nil where there is but one.
-	Front *Proxy
+	Front *proxy.Proxy
 
 	mu       sync.Mutex   // of Agents, Targets and ports
 	ports    []*port.Held // of all processes, until it is closed
@@ -231,7 +232,7 @@ func (s *Stack) startSpread(ctx context.Context) error {
 	}
 	s.env[smc.EnvEndpoint] = s.Servers[0].URL
 	if len(addresses) > 1 {
-		if s.Front, err = NewProxy(addresses...); err != nil {
+		if s.Front, err = proxy.New(addresses...); err != nil {
 			return err
 		}
 		s.env[smc.EnvEndpoint] = "http://" + s.Front.Address()
