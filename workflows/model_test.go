@@ -296,7 +296,7 @@ func (c *course) takes(name string, in any, after *store.Job, err error) {
 		if !c.runFailed || !c.in(smc.StatusRunning) {
 			c.fail("a run was made to fail that had not")
 		}
-		if silent := c.now().Sub(c.beat); in.Code == smc.CodeTransitionHostUnavailable && (c.hostUp || silent < smc.RetryFor(in.Code)-2*hostSilence) {
+		if silent := c.now().Sub(c.there); in.Code == smc.CodeTransitionHostUnavailable && (c.hostUp || silent < smc.RetryFor(in.Code)-2*hostSilence) {
 			c.fail("a run has waited %s for its host, and was to wait %s", silent, smc.RetryFor(in.Code))
 		}
 		c.status = smc.StatusInError
@@ -834,6 +834,12 @@ func (p *play) do(m move) {
 		p.heartbeat()
 		p.hostUp = !p.hostUp
 		p.heartbeat()
+		switch now := p.now(); {
+		case p.hostUp:
+			p.up = now
+		case now.After(p.up):
+			p.there = now
+		}
 	case "quota":
 		p.full = !p.full
 		quota := store.DefaultRunningQuota

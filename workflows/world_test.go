@@ -44,6 +44,7 @@ type world struct {
 
 	online, full, hostUp bool
 	beat                 time.Time // the last one of the host
+	up, there            time.Time // when it came last, and when it was there last; whoever goes at once takes no work
 	durations            map[string]time.Duration
 	centerFaults         []fault // of the next attempts of the center's activities
 	hostFaults           []fault // of the next attempts of a run's phases
