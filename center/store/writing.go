@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 )
 
 // writing is how the write transactions of this process take turns.
@@ -132,11 +134,22 @@ func (d *database) carryOut(w *write) {
 	}
 }
 
+// conflictPause is the longest pause before a transaction is run again for that time: at once, they fail because of each other again, and all
+// of them because of one that takes long.
+func conflictPause(try int) time.Duration {
+	return min(time.Duration(try)*2*time.Millisecond, 100*time.Millisecond)
+}
+
 // alone runs a write in a transaction of its own.
 func (d *database) alone(w *write) {
 	for try := 1; ; try++ {
 		w.err = d.try(w.ctx, w.options, w.call)
 		if w.err == nil || try == conflictRetries || !d.conflict(w.err) {
+			return
+		}
+		select {
+		case <-time.After(rand.N(conflictPause(try))):
+		case <-w.ctx.Done():
 			return
 		}
 	}
