@@ -125,14 +125,20 @@ func TestDeliverSeveralDisks(t *testing.T) {
 	requireSame(t, b.Path, y.Path())
 }
 
+// noise makes the image m-1 of a disk that nothing can be spared of.
+func (s *site) noise(size int) (path string, data []byte) {
+	s.t.Helper()
+	path, data = filepath.Join(s.t.TempDir(), "d"), make([]byte, size)
+	randomize(rand.New(rand.NewPCG(1, 2)), data)
+	require.NoError(s.t, os.WriteFile(path, data, 0o600))
+	s.image("m-1", 1, 0, SourceDisk{Path: path})
+	return path, data
+}
+
 // A delivery goes on over kills of the host and cut connections, and one that was given up is gone on with by the next.
 func TestDeliveryGoesOn(t *testing.T) {
 	s := newSite(t)
-	path := filepath.Join(t.TempDir(), "d")
-	data := make([]byte, 100<<20)
-	randomize(rand.New(rand.NewPCG(1, 2)), data)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	s.image("m-1", 1, 0, SourceDisk{Path: path})
+	path, data := s.noise(100 << 20)
 	target := openTarget(t, blank(t, int64(len(data))))
 
 	ctx, giveUp := context.WithCancel(t.Context())
@@ -303,11 +309,7 @@ func TestDiskThatDoesNotKeepWhatIsWritten(t *testing.T) {
 
 func TestDeliveryHoldsItsBandwidth(t *testing.T) {
 	s := newSite(t)
-	path := filepath.Join(t.TempDir(), "d")
-	data := make([]byte, 3<<20)
-	randomize(rand.New(rand.NewPCG(1, 2)), data)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	s.image("m-1", 1, 0, SourceDisk{Path: path})
+	_, data := s.noise(3 << 20)
 	cfg := s.delivery("m-1", openTarget(t, blank(t, int64(len(data)))))
 	cfg.BandwidthLimitKbps = 16000 // 2 MB/s
 	var last DeliverProgress

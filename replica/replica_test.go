@@ -12,9 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -858,19 +856,8 @@ func TestLimitScalesStreamsAndWindows(t *testing.T) {
 
 // TestBlockDevices runs against a loop device where the test may make one.
 func TestBlockDevices(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("loop devices need root")
-	}
 	path := makeGPT(t, 16<<20, 512)
-	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device to be had: %s", out)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		out, err := exec.Command("losetup", "--detach", device).CombinedOutput()
-		require.NoError(t, err, string(out))
-	})
+	device := loopDevice(t, path)
 	info, err := ProbeDisk(device)
 	require.NoError(t, err)
 	require.Equal(t, int64(16<<20), info.SizeBytes)
