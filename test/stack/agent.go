@@ -41,11 +41,7 @@ func (s *Stack) StartAgent(ctx context.Context, name string, disks ...string) (*
 // StartAgentWithCode is StartAgent with an activation code of the caller's.
 func (s *Stack) StartAgentWithCode(ctx context.Context, code, name string, disks ...string) (a *Agent, err error) {
 	a = &Agent{State: filepath.Join(s.Dir, "agent-"+name), Disks: disks}
-	args := []string{"--endpoint", s.env[smc.EnvEndpoint], "--code", code, "--name", name, "--state", a.State}
-	for _, disk := range disks {
-		args = append(args, "--disk", disk)
-	}
-	a.Process = s.process("agent-"+name, "drover-agent", args...)
+	a.Process = s.process("agent-"+name, "drover-agent", registration(s, code, name, a.State, disks)...)
 	a.Ready = func(ctx context.Context) error {
 		_, err := s.sourceOf(ctx, name)
 		return err
@@ -56,9 +52,23 @@ func (s *Stack) StartAgentWithCode(ctx context.Context, code, name string, disks
 	if err := s.start(ctx, a.Process); err != nil {
 		return nil, err
 	}
-	a.Args = append([]string{"--state", a.State}, a.Args[slices.Index(a.Args, metricsFlag):]...)
+	a.Args = registered(a.Process, a.State)
 	a.SourceID, err = s.sourceOf(ctx, name)
 	return a, err
+}
+
+// registration is what a machine is started with that has no identity yet.
+func registration(s *Stack, code, name, state string, disks []string) []string {
+	args := []string{"--endpoint", s.env[smc.EnvEndpoint], "--code", code, "--name", name, "--state", state}
+	for _, disk := range disks {
+		args = append(args, "--disk", disk)
+	}
+	return args
+}
+
+// registered is what a machine is started with that has one.
+func registered(p *process.Process, state string) []string {
+	return append([]string{"--state", state}, p.Args[slices.Index(p.Args, metricsFlag):]...)
 }
 
 // sourceOf returns the id of the source server of an agent that is there.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"github.com/drover/drover/smc"
 	"github.com/drover/drover/test/process"
@@ -22,11 +21,7 @@ type Target struct {
 // StartTarget registers a target instance, with an activation code and the disks that may be overwritten, and waits until it is Available.
 func (s *Stack) StartTarget(ctx context.Context, code, name string, disks ...string) (*Target, error) {
 	target := &Target{State: filepath.Join(s.Dir, "target-"+name)}
-	args := []string{"target", "--endpoint", s.env[smc.EnvEndpoint], "--code", code, "--name", name, "--state", target.State}
-	for _, disk := range disks {
-		args = append(args, "--disk", disk)
-	}
-	target.Process = s.process("target-"+name, "drover-agent", args...)
+	target.Process = s.process("target-"+name, "drover-agent", append([]string{"target"}, registration(s, code, name, target.State, disks)...)...)
 	target.Ready = func(ctx context.Context) error {
 		_, err := s.targetOf(ctx, name)
 		return err
@@ -37,7 +32,7 @@ func (s *Stack) StartTarget(ctx context.Context, code, name string, disks ...str
 	if err := s.start(ctx, target.Process); err != nil {
 		return nil, err
 	}
-	target.Args = append([]string{"target", "--state", target.State}, target.Args[slices.Index(target.Args, metricsFlag):]...)
+	target.Args = append([]string{"target"}, registered(target.Process, target.State)...)
 	found, err := s.targetOf(ctx, name)
 	if err != nil {
 		return nil, err
