@@ -500,7 +500,7 @@ func renewStream(ctx context.Context, js jetstream.JetStream, report *reporter) 
 	if err := js.DeleteStream(ctx, events.StreamName); err != nil {
 		return fmt.Errorf("delete stream %s: %w", events.StreamName, err)
 	}
-	if _, err := js.CreateStream(ctx, config); err != nil {
+	if _, err := events.MakeStream(ctx, js, config); err != nil {
 		return fmt.Errorf("make stream %s anew: %w; run this again", events.StreamName, err)
 	}
 	slices.Sort(consumers)

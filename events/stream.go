@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -116,9 +117,25 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, cfg StreamConfig)
 			replicas = existing.CachedInfo().Config.Replicas
 		}
 	}
-	stream, err := js.CreateOrUpdateStream(ctx, cfg.jetStream(replicas))
+	stream, err := MakeStream(ctx, js, cfg.jetStream(replicas))
 	if err != nil {
 		return nil, fmt.Errorf("create or update stream %s: %w", cfg.name(), err)
 	}
 	return stream, nil
+}
+
+// storeNotMade is the server's error code for a stream whose storage could not be made.
+const storeNotMade jetstream.ErrorCode = 10049
+
+// MakeStream creates a stream, or brings an existing one to cfg. A server goes on tidying away the folders of a stream after it said that it
+// was deleted, and cannot make another in them meanwhile: so that answer is asked for again, for about a second.
+func MakeStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		stream, err := js.CreateOrUpdateStream(ctx, cfg)
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != storeNotMade || wait > time.Second {
+			return stream, err
+		}
+		pause(ctx, wait)
+	}
 }

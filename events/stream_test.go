@@ -1,6 +1,9 @@
 package events
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -35,6 +38,37 @@ func TestEnsureStream(t *testing.T) {
 
 	_, err = EnsureStream(ctx, js, StreamConfig{Replicas: 2})
 	require.ErrorContains(t, err, "use 1, or 3")
+}
+
+// slowStorage is a server whose storage is not ready for its first answer.
+type slowStorage struct {
+	jetstream.JetStream
+	errs []error
+}
+
+func (s *slowStorage) CreateOrUpdateStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := s.JetStream.CreateOrUpdateStream(ctx, cfg)
+	s.errs = append(s.errs, err)
+	return stream, err
+}
+
+// A server that still tidies away the folders of a deleted stream cannot make it again yet.
+func TestStreamIsMadeWhenStorageIsReady(t *testing.T) {
+	ctx := testContext(t)
+	srv := startNATS(t)
+	_, js := srv.connect(testLog(t))
+	streams := filepath.Join(srv.opts.StoreDir, "jetstream", "$G", "streams")
+	require.NoError(t, os.MkdirAll(streams, 0o700))
+	// The server removes what is in its way once it failed.
+	require.NoError(t, os.WriteFile(filepath.Join(streams, StreamName), nil, 0o600))
+	slow := &slowStorage{JetStream: js}
+	stream, err := EnsureStream(ctx, slow, StreamConfig{})
+	require.NoError(t, err)
+	require.Equal(t, StreamName, stream.CachedInfo().Config.Name)
+	require.Len(t, slow.errs, 2)
+	var api *jetstream.APIError
+	require.ErrorAs(t, slow.errs[0], &api)
+	require.Equal(t, storeNotMade, api.ErrorCode)
 }
 
 func TestPublishConflictCarriesTheLastMessage(t *testing.T) {

@@ -286,11 +286,41 @@ func (s *subscriber) open(ctx context.Context) (jetstream.MessagesContext, error
 		s.log.Warn("the stream was made again, reading it from its beginning", zap.Time("stream_created", info.Created))
 		s.created, s.origin, s.position = info.Created, 0, 0
 	}
+	var consumer jetstream.Consumer
+	made := true
 	if s.cfg.Durable == "" {
-		return s.openEphemeral(ctx, stream)
+		consumer, err = s.ephemeral(ctx, stream)
+	} else {
+		consumer, made, err = s.durable(ctx, stream)
 	}
-	return s.openDurable(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	// Where the consumer begins is a number of the stream that was looked at: in one made again meanwhile it would wait for events that
+	// may never come.
+	now, err := stream.Info(ctx)
+	if err == nil && !now.Created.Equal(info.Created) {
+		err = errMadeAgain
+	}
+	if err != nil {
+		if made {
+			_ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+		}
+		return nil, fmt.Errorf("stream %s: %w", s.cfg.Stream, err)
+	}
+	if s.cfg.Durable != "" {
+		return s.read(consumer)
+	}
+	s.delivered = 0
+	messages, err := consumer.Messages(jetstream.PullHeartbeat(s.cfg.Heartbeat))
+	if err != nil {
+		return nil, fmt.Errorf("read the ephemeral consumer: %w", err)
+	}
+	return messages, nil
 }
+
+// errMadeAgain says that the stream is another one than when its consumer was thought out.
+var errMadeAgain = errors.New("it was made again meanwhile")
 
 // sequenceAt is the sequence of the first event that was stored at a time or later; where the next one will be if there is none.
 func sequenceAt(ctx context.Context, stream jetstream.Stream, at time.Time) (uint64, error) {
@@ -309,9 +339,9 @@ func sequenceAt(ctx context.Context, stream jetstream.Stream, at time.Time) (uin
 // abandoned is how long nobody reads a consumer that has no name until the server removes it.
 const abandoned = time.Minute
 
-// openEphemeral does what the client library's ordered consumer does, but sees when the stream was
+// ephemeral does what the client library's ordered consumer does, but sees when the stream was
 // made again: the library would wait for a sequence that the new stream may never reach.
-func (s *subscriber) openEphemeral(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
+func (s *subscriber) ephemeral(ctx context.Context, stream jetstream.Stream) (jetstream.Consumer, error) {
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubjects: s.cfg.Filters,
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
@@ -325,15 +355,11 @@ func (s *subscriber) openEphemeral(ctx context.Context, stream jetstream.Stream)
 	if err != nil {
 		return nil, fmt.Errorf("ephemeral consumer: %w", err)
 	}
-	s.delivered = 0
-	messages, err := consumer.Messages(jetstream.PullHeartbeat(s.cfg.Heartbeat))
-	if err != nil {
-		return nil, fmt.Errorf("read the ephemeral consumer: %w", err)
-	}
-	return messages, nil
+	return consumer, nil
 }
 
-func (s *subscriber) openDurable(ctx context.Context, stream jetstream.Stream) (jetstream.MessagesContext, error) {
+// durable finds the consumer, or makes it, and says which.
+func (s *subscriber) durable(ctx context.Context, stream jetstream.Stream) (consumer jetstream.Consumer, made bool, err error) {
 	cfg := jetstream.ConsumerConfig{
 		Durable:           s.cfg.Durable,
 		FilterSubjects:    s.cfg.Filters,
@@ -352,13 +378,15 @@ func (s *subscriber) openDurable(ctx context.Context, stream jetstream.Stream) (
 		began := existing.CachedInfo().Config
 		cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = began.DeliverPolicy, began.OptStartSeq, began.OptStartTime
 	case !errors.Is(err, jetstream.ErrConsumerNotFound):
-		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+		return nil, false, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+	default:
+		made = true
 	}
-	consumer, err := stream.CreateOrUpdateConsumer(ctx, cfg)
+	consumer, err = stream.CreateOrUpdateConsumer(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
+		return nil, false, fmt.Errorf("consumer %s: %w", s.cfg.Durable, err)
 	}
-	return s.read(consumer)
+	return consumer, made, nil
 }
 
 // read begins to read a durable.

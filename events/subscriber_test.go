@@ -257,6 +257,43 @@ func TestEphemeralFollowsTheStream(t *testing.T) {
 	require.Empty(t, fresh.got)
 }
 
+// lateLook lets the stream be made again right after it was looked at.
+type lateLook struct {
+	jetstream.JetStream
+	then func()
+}
+
+func (l *lateLook) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := l.JetStream.Stream(ctx, name)
+	if then := l.then; err == nil && then != nil {
+		l.then = nil
+		then()
+	}
+	return stream, err
+}
+
+// A stream made again between the look at it and the making of the consumer: the consumer's first number would be one of the old stream.
+func TestStreamMadeAgainUnderSubscriber(t *testing.T) {
+	for _, durable := range []string{"", "fresh"} {
+		t.Run("durable="+durable, func(t *testing.T) {
+			ctx := testContext(t)
+			_, js := startNATS(t).connect(zap.NewNop())
+			newFeed(t, js).publish(1, 1, 2, 3, 4)
+			late := &lateLook{js, func() {
+				require.NoError(t, js.DeleteStream(ctx, StreamName))
+				newFeed(t, js).publish(1, 5)
+			}}
+			got := make(chan string, 10)
+			stop := goRun(t, func(ctx context.Context) error {
+				return Subscribe(ctx, late, SubscribeConfig{Start: StartNew, Durable: durable}, collect(got))
+			})
+			expect(t, got, "01/5")
+			stop()
+			require.Empty(t, got)
+		})
+	}
+}
+
 func TestEphemeralEndsWithItsHandlersError(t *testing.T) {
 	ctx := testContext(t)
 	_, js := startNATS(t).connect(testLog(t))
