@@ -9,16 +9,18 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/drover/drover/tcp"
 )
 
 // NewClient returns an HTTP client made for the data plane: HTTP/1.1, kept
 // alive, no compression, no overall timeout. tlsConfig may be nil.
 func NewClient(tlsConfig *tls.Config) *http.Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	dialer := tcp.Dialer(unacknowledged)
+	dialer.Timeout = 10 * time.Second
 	return &http.Client{Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
@@ -39,6 +41,9 @@ const (
 	callTimeout = 2 * time.Minute
 	// answerTimeout is how long a host may take to begin an answer, or to go on with it.
 	answerTimeout = 5 * time.Minute
+	// unacknowledged is how long what was sent may go without an acknowledgement, or without the host taking more: its connection is forgotten,
+	// or its disk stands still. What is under way is sent again.
+	unacknowledged = time.Minute
 )
 
 // errStalled is why a request ends whose host stands still. A host that is stopped keeps its connections: nothing else tells.

@@ -5,15 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
-	"golang.org/x/sys/unix"
+
+	"github.com/drover/drover/tcp"
 )
 
 // A PostgreSQL server that hangs says nothing, and neither does one whose packets are lost on the way. So nothing here waits for one without
@@ -30,7 +28,7 @@ const (
 	statementLimit = 15 * time.Second
 	// patientLimit is the same for what goes over whole tables and is not on the way of anybody.
 	patientLimit = 15 * time.Minute
-	// unacknowledged is how long what was sent may go without an acknowledgement. Left alone, the kernel tries for a quarter of an hour.
+	// unacknowledged is how long what was sent may go without an acknowledgement.
 	unacknowledged = 10 * time.Second
 )
 
@@ -134,7 +132,7 @@ func (l limits) bounded(config *pgx.ConnConfig, holdRecord bool) []stdlib.Option
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = l.connect
 	}
-	config.DialFunc = dialer().DialContext
+	config.DialFunc = tcp.Dialer(unacknowledged).DialContext
 	options := []stdlib.OptionOpenDB{stdlib.OptionShouldPing(func(ctx context.Context, p stdlib.ShouldPingParams) bool {
 		if p.IdleDuration <= idleBeforePing {
 			return false
@@ -179,27 +177,6 @@ func within(ctx context.Context, limit time.Duration, do func(context.Context) e
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, noAnswerError{limit})
 	defer cancel()
 	return explain(ctx, do(ctx))
-}
-
-// dialer makes TCP connections that end when what was sent is not acknowledged: packets are lost on the way, or the machine is gone. It takes
-// what is idle for dead in 25 seconds.
-func dialer() *net.Dialer {
-	return &net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control:         userTimeout,
-	}
-}
-
-// userTimeout sets TCP_USER_TIMEOUT of a connection that is to be made.
-func userTimeout(network, _ string, conn syscall.RawConn) error {
-	if !strings.HasPrefix(network, "tcp") {
-		return nil
-	}
-	var failed error
-	err := conn.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
-	})
-	return errors.Join(err, failed)
 }
 
 // BeginTx begins a transaction that takes its time, as a backup does: neither here nor in the server is there a limit to it.
