@@ -288,7 +288,7 @@ func TestFleetWithTrouble(t *testing.T) {
 	s.startAgent("bad", bad)
 	s.drover("fleet", "apply", "-f", s.manifest(`name: trouble
 defaults: {systemDiskSize: 40, retry: {limit: 2, interval: 200ms, maxInterval: 1s}, replicationParameters: {bandwidth_limit: 20000}}
-waves: [{name: all, servers: [{name: good}, {name: bad}]}]
+waves: [{name: all, servers: [{name: good}, {name: bad, replicationParameters: {bandwidth_limit: 6000}}]}]
 `))
 	s.breakDisk("trouble", "bad", bad)
 	syncing := s.awaitFleet("trouble", "syncing good", func(status fleet.Status) bool { return phaseOf(status, "good") == fleet.PhaseReplicate })
@@ -337,7 +337,7 @@ waves:
   - name: first
     maxConcurrent: 1
     maxFailures: 0
-    servers: [{name: bad, replicationParameters: {bandwidth_limit: 20000}}, {name: good}]
+    servers: [{name: bad, replicationParameters: {bandwidth_limit: 6000}}, {name: good}]
   - {name: second, servers: [{name: later}]}
 `))
 	s.breakDisk("paused", "bad", bad)
