@@ -390,5 +390,10 @@ func (d *database) within(ctx context.Context, db *sql.DB, prepared *statements,
 		return fmt.Errorf("%w: %w", errNotBegun, err)
 	}
 	defer session.end(ctx)
-	return fn(&transaction{session, d.dialect})
+	err = fn(&transaction{session, d.dialect})
+	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+		// database/sql undid it because ctx was done, and said only that it was over.
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net"
 	"net/url"
@@ -187,6 +188,18 @@ func TestStatementsThatWait(t *testing.T) {
 		cancel()
 		return err
 	}), context.Canceled)
+	require.False(t, f.has("given up"))
+	ctx, cancel = context.WithCancel(f.ctx)
+	require.ErrorIs(t, f.write(ctx, func(tx *transaction) error {
+		cancel()
+		for !f.db.isPostgres() { // until database/sql has undone it
+			if _, err := tx.ExecContext(f.ctx, `DELETE FROM settings WHERE name = 'none'`); err != nil {
+				require.ErrorIs(t, err, sql.ErrTxDone)
+				return err
+			}
+		}
+		return insert(tx, "given up")
+	}), context.Canceled, "whoever gave up is told so, and not that the transaction is over")
 	require.False(t, f.has("given up"))
 	require.NoError(t, f.write(f.ctx, func(tx *transaction) error { return insert(tx, "given up") }))
 	require.True(t, f.has("given up"))
