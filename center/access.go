@@ -81,7 +81,8 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		return each(typeJob, r.JobID), nil
 	case *smc.ModifyReplicationJobAttributeRequest:
 		names := each(typeJob, r.JobID)
-		if r.TargetType == nil && r.InstanceID == nil {
+		target := value(r.TargetType) // empty: that of the job stays
+		if target == "" && r.InstanceID == nil {
 			return names, nil
 		}
 		job, err := e.Store.Job(ctx, c.accountID, r.JobID)
@@ -92,7 +93,7 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 			return concern{}, err
 		}
 		spec := job.Spec
-		if r.TargetType != nil {
+		if target != "" {
 			spec.TargetType = r.TargetType
 		}
 		if r.InstanceID != nil {

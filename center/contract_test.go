@@ -616,6 +616,36 @@ func TestModifyJob(t *testing.T) {
 	require.Equal(t, job, show())
 }
 
+// A TargetType that is sent empty is one that is not given: to modify another parameter makes no image of a container image.
+func TestModifyWithoutATargetType(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	job, err := f.client.CreateReplicationJob(ctx, &smc.CreateReplicationJobRequest{SourceID: f.fleet(1)[0], TargetType: pointer("ContainerImage")})
+	require.NoError(t, err)
+	_, err = f.client.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: job.JobID, TargetType: pointer(""), Description: pointer("changed")})
+	require.NoError(t, err)
+	jobs, err := f.client.DescribeReplicationJobs(ctx, &smc.DescribeReplicationJobsRequest{JobID: []string{job.JobID}})
+	require.NoError(t, err)
+	require.Equal(t, smc.TargetContainerImage, jobs.ReplicationJobs[0].TargetType)
+	require.Equal(t, "changed", jobs.ReplicationJobs[0].Description)
+}
+
+// What a source cannot be migrated to is refused of Modify as it is of Create.
+func TestModifyToWhatTheSourceCannotBe(t *testing.T) {
+	f := newFixture(t, quiet)
+	client, err := agentapi.NewClient(f.url, "")
+	require.NoError(t, err)
+	windows := described
+	windows.Platform = "Windows Server 2019"
+	registered, err := client.Register(t.Context(), agentapi.RegisterRequest{Code: f.code(), Name: "web", Instance: "web", Server: windows})
+	require.NoError(t, err)
+	job := f.create(registered.SourceID)
+	for _, target := range []string{"ContainerImage", "TargetInstance"} {
+		_, err = f.client.ModifyReplicationJobAttribute(t.Context(), &smc.ModifyReplicationJobAttributeRequest{JobID: job, TargetType: &target, InstanceID: pointer("i-1")})
+		f.requireCode(smc.CodeInvalidOsMigrationTypeNotMatched, err)
+	}
+}
+
 // Client tokens that are no longer remembered leave the record, whatever else is kept for ever.
 func TestClientTokensLeaveTheRecord(t *testing.T) {
 	f := newFixture(t, quiet)

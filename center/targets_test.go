@@ -267,4 +267,6 @@ func TestPolicyOfTargets(t *testing.T) {
 	require.NoError(t, err)
 	_, err = migrator.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: job, InstanceID: pointer("i-other")})
 	f.requireCode(smc.CodeForbiddenUnauthorized, err)
+	_, err = migrator.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: job, TargetType: pointer(""), InstanceID: pointer("i-other")})
+	f.requireCode(smc.CodeForbiddenUnauthorized, err)
 }

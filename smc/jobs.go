@@ -12,7 +12,7 @@ var (
 	DescribeReplicationJobs = declare[DescribeReplicationJobsRequest, DescribeReplicationJobsResult]("DescribeReplicationJobs", reads)
 	// ModifyReplicationJobAttribute changes a job; what may change depends on its status.
 	ModifyReplicationJobAttribute = declare[ModifyReplicationJobAttributeRequest, ModifyReplicationJobAttributeResult]("ModifyReplicationJobAttribute",
-		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeUnsupportedFeature,
+		answers(CodeInvalidJobIDNotFound, CodeReplicationJobInvalidStatus, CodeReplicationJobInvalidBusinessStatus, CodeDataDiskDuplicateIndex, CodeReplicationJobDataDiskIndexInvalid, CodeReplicationJobNameDuplicate, CodeImageNameUsedByReplicationJob, CodeVSwitchIDVpcIDMismatch, CodeInvalidOsMigrationTypeNotMatched, CodeUnsupportedFeature,
 			CodeInvalidInstanceIDNotFound, CodeInvalidInstanceIDDiskMismatch, CodeInvalidInstanceIDInUse))
 	// StartReplicationJob starts a job or resumes it.
 	StartReplicationJob = declare[StartReplicationJobRequest, StartReplicationJobResult]("StartReplicationJob",

@@ -64,7 +64,7 @@ func (s *Store) ModifyJob(ctx context.Context, r smc.ModifyReplicationJobAttribu
 }
 
 func (s *Store) modify(ctx context.Context, tx *transaction, job *Job, r smc.ModifyReplicationJobAttributeRequest) error {
-	r.Name, r.ImageName = given(r.Name), given(r.ImageName)
+	r.Name, r.ImageName, r.TargetType = given(r.Name), given(r.ImageName), given(r.TargetType)
 	allowed := func(trigger smc.Trigger, given ...bool) error {
 		for _, is := range given {
 			if is {
@@ -222,12 +222,12 @@ func (s *Store) refit(ctx context.Context, tx *transaction, job *Job, r smc.Modi
 	return nil
 }
 
-// given returns nil for an empty name: one that is empty counts as absent, for nothing is called nothing.
-func given(name *string) *string {
-	if value(name) == "" {
+// given returns nil for an empty text that cannot be cleared: it counts as absent, for nothing is called nothing, and nothing is of no type.
+func given(text *string) *string {
+	if value(text) == "" {
 		return nil
 	}
-	return name
+	return text
 }
 
 // ModifySource renames or describes a source server, in any state; nil leaves a field as it is.
