@@ -161,6 +161,9 @@ func TestListTagResources(t *testing.T) {
 	found, _ = list(smc.ListTagResourcesRequest{ResourceType: "sourceserver", Tag: []smc.TagFilter{{Key: pointer("key-18"), Value: pointer("another")}}})
 	require.Empty(t, found)
 
+	found, _ = list(smc.ListTagResourcesRequest{ResourceType: "sourceserver", ResourceID: []string{""}, Tag: []smc.TagFilter{{Key: pointer("")}}})
+	require.Len(t, found, 54, "what is sent without a value is no condition")
+
 	_, err := f.client.ListTagResources(t.Context(), &smc.ListTagResourcesRequest{ResourceType: "sourceserver", ResourceID: []string{"s-none"}})
 	f.requireCode(smc.CodeInvalidResourceIDNotFound, err)
 	for _, token := range []string{"not base64!", "bm90aGluZw", "AAoA", "_woK"} { // the last two: a NUL, and no UTF-8

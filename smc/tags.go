@@ -33,8 +33,8 @@ type TagResourcesResult struct{ Answer }
 type ListTagResourcesRequest struct {
 	ResourceType string      `smc:"ResourceType,required,missing=MissingParameter.ResourceType,enum=sourceserver|replicationjob,fold,invalid=InvalidResourceType.NotFound"`
 	NextToken    *string     `smc:"NextToken,maxlen=1024"`
-	ResourceID   []string    `smc:"ResourceId,list=50,over=NumberExceed.ResourceIds"`
-	Tag          []TagFilter `smc:"Tag,list=20,over=NumberExceed.Tags"`
+	ResourceID   []string    `smc:"ResourceId,list=50,over=NumberExceed.ResourceIds,filter"`
+	Tag          []TagFilter `smc:"Tag,list=20,over=NumberExceed.Tags,filter"`
 }
 
 // ListTagResourcesResult is a page of tags; NextToken is empty on the last.
