@@ -319,6 +319,40 @@ func TestFormsOfAnswers(t *testing.T) {
 	require.Contains(t, body, "<Code>InvalidJobId.NotFound</Code>")
 	_, _, body = f.raw(signed("DescribeReplicationJobs", time.Now(), "n4", "Format", "YAML"))
 	require.Contains(t, body, smc.CodeInvalidParameter)
+
+	// Also a call that cannot be read to its end says in its query how it wants its answer.
+	for name, send := range map[string]struct{ query, contentType, body string }{
+		"a body that is no form":        {"/?Format=XML", "application/json", "{}"},
+		"a body that is too long":       {"/?Format=xml", "application/x-www-form-urlencoded", strings.Repeat("a=b&", smc.MaxBody/4) + "a=b"},
+		"a query that is wrongly coded": {"/?Format=XML&Name=%zz", "", ""},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+send.query, strings.NewReader(send.body))
+		require.NoError(t, err, name)
+		request.Header.Set("Content-Type", send.contentType)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err, name)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, errors.Join(err, response.Body.Close()), name)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, name)
+		require.Contains(t, response.Header.Get("Content-Type"), "text/xml", name)
+		require.Contains(t, string(body), "<Code>InvalidParameter</Code>", name)
+	}
+}
+
+// Whatever is asked for, the answer is one of the API: with a request id, and not a page for people.
+func TestPathsThatAreNone(t *testing.T) {
+	f := newFixture(t)
+	for _, path := range []string{"//", "/./", "/x/../", "/agent/v1/../", "/%2e/", "//agent/v1/work", "/agent/v1", "/healthz/"} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+path, http.NoBody)
+		require.NoError(t, err)
+		response, err := http.DefaultTransport.RoundTrip(request)
+		require.NoError(t, err)
+		var answer struct{ RequestID, Code string }
+		require.NoError(t, errors.Join(json.NewDecoder(response.Body).Decode(&answer), response.Body.Close()), path)
+		require.Equal(t, http.StatusNotFound, response.StatusCode, path)
+		require.Equal(t, smc.CodeInvalidActionNotFound, answer.Code, path)
+		require.Regexp(t, requestID, answer.RequestID, path)
+	}
 }
 
 func TestUnknownThings(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -190,10 +191,17 @@ func (e *Endpoint) Handler() http.Handler {
 		mux.Handle("GET /readyz", e.Health)
 	}
 	e.serveAgents(mux)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	nothing := func(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, smc.FormatJSON, newRequestID(), smc.Errorf(smc.CodeInvalidActionNotFound, "there is nothing at %s: the API is served at /, the agents' at %s", r.URL.Path, agentapi.Prefix))
-	})
-	return inTime(e.BodyTimeout, mux)
+	}
+	mux.HandleFunc("/", nothing)
+	return inTime(e.BodyTimeout, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked := r.URL.EscapedPath(); path.Clean(asked) != asked { // the mux would answer with a redirection, a page for people
+			nothing(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
 }
 
 // serveSMC answers one call of the SMC API.
@@ -205,7 +213,8 @@ func (e *Endpoint) serveSMC(w http.ResponseWriter, r *http.Request) {
 	c.log = e.Logger.With(zap.String("request_id", c.requestID))
 	request, err := smc.ReadRequest(w, r)
 	if err != nil {
-		e.refuse(w, smc.FormatJSON, c.requestID, err)
+		format, _ := smc.ParseFormat(r.URL.Query().Get("Format")) // as far as that could be read
+		e.refuse(w, format, c.requestID, err)
 		e.observe(APISMC, "", c.now, err)
 		return
 	}
