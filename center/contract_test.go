@@ -813,6 +813,15 @@ func TestNewestJobOfASource(t *testing.T) {
 		return source.JobID
 	}
 	require.Equal(t, second, jobOf())
+	for _, job := range []string{first, second} {
+		sources, err := f.client.DescribeSourceServers(ctx, &smc.DescribeSourceServersRequest{JobID: &job})
+		require.NoError(t, err)
+		require.Len(t, sources.SourceServers, 1, "each of its jobs finds it")
+		require.Equal(t, second, sources.SourceServers[0].JobID)
+		others, err := f.as("ak-other", secret).DescribeSourceServers(ctx, &smc.DescribeSourceServersRequest{JobID: &job})
+		require.NoError(t, err)
+		require.Empty(t, others.SourceServers)
+	}
 	for _, job := range []string{second, first} {
 		require.Equal(t, job, jobOf())
 		_, err := f.client.DeleteReplicationJob(ctx, &smc.DeleteReplicationJobRequest{JobID: job})

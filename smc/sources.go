@@ -14,6 +14,7 @@ var (
 
 // DescribeSourceServersRequest filters source servers; filters that are given must all match.
 type DescribeSourceServersRequest struct {
+	// JobID is any job of the source, also one that is not its newest.
 	JobID           *string     `smc:"JobId"`
 	State           *string     `smc:"State,enum=Unavailable|Available|InUse|Deleting"`
 	Name            *string     `smc:"Name,maxlen=128"`

@@ -56,7 +56,9 @@ type Page struct{ Number, Size int }
 func (s *Store) Sources(ctx context.Context, accountID string, filter SourceFilter, page Page) ([]*Source, int, error) {
 	where := ofAccount(accountID)
 	where.in("source_id", filter.SourceIDs)
-	where.equal("job_id", filter.JobID)
+	if filter.JobID != "" { // any job of the source, not only its newest
+		where.clauses, where.args = append(where.clauses, "source_id = (SELECT source_id FROM replication_jobs WHERE job_id = ?)"), append(where.args, filter.JobID)
+	}
 	where.equal("name", filter.Name)
 	where.equal("state", string(filter.State))
 	where.equal("workgroup_id", filter.WorkgroupID)
