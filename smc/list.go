@@ -121,6 +121,7 @@ func TagsOf(parameters []TagParameter) []Tag {
 
 // TagFilter is a tag to filter by: an entry matches when it has the key and, if a value is given, that value.
 type TagFilter struct {
-	Key   *string `smc:"Key,maxlen=128"`
+	Key *string `smc:"Key,maxlen=128"`
+	// Value that is sent empty with a key is a condition: that the tag has the empty value.
 	Value *string `smc:"Value,maxlen=128"`
 }

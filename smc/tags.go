@@ -61,7 +61,8 @@ type UntagResourcesRequest struct {
 	// All (default false) counts only when no TagKey is given.
 	All        *bool    `smc:"All,default=false"`
 	ResourceID []string `smc:"ResourceId,required,list=50,over=NumberExceed.ResourceIds"`
-	TagKey     []string `smc:"TagKey,list=20,over=NumberExceed.Tags"`
+	// TagKey is needed unless All is true.
+	TagKey []string `smc:"TagKey,list=20,over=NumberExceed.Tags,maxlen=128"`
 }
 
 // UntagResourcesResult says nothing but that it is done.

@@ -206,6 +206,8 @@ func TestOtherValidation(t *testing.T) {
 		{TagResources, map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s"}, "MissingTag"},
 		{TagResources, map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s", "Tag.1.Value": "v"}, CodeInvalidParameterTagValue},
 		{UntagResources, map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s", "ResourceId.2": "s"}, CodeDuplicateResourceID},
+		{UntagResources, map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s", "TagKey.1": strings.Repeat("k", 128)}, ""},
+		{UntagResources, map[string]string{"ResourceType": "sourceserver", "ResourceId.1": "s", "TagKey.1": strings.Repeat("k", 129)}, CodeInvalidParameter},
 		{ListTagResources, map[string]string{"ResourceType": "replicationjob", "Tag.1.Value": "v"}, CodeInvalidParameterTagValue},
 		{CreateCrossZoneMigrationJob, map[string]string{"RegionId": "r"}, CodeUnsupportedFeature},
 		{ModifyReplicationJobAttribute, map[string]string{"JobId": "j", "DataDisk.1.Index": "1", "DataDisk.2.Index": "1"}, CodeDataDiskDuplicateIndex},

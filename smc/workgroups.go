@@ -47,7 +47,9 @@ const (
 
 // CreateWorkgroupRequest describes a workgroup.
 type CreateWorkgroupRequest struct {
-	ClientToken *string        `smc:"ClientToken,maxlen=64,rule=ascii"`
+	// ClientToken makes the request idempotent for 7 days; the client sets one when there is none.
+	ClientToken *string `smc:"ClientToken,maxlen=64,rule=ascii"`
+	// Name is needed, though the vendor does not call it required, and unique among the account's workgroups.
 	Name        *string        `smc:"Name,rule=workgroupname"`
 	Description *string        `smc:"Description,minlen=2,maxlen=256,rule=nourl"`
 	Tag         []TagParameter `smc:"Tag,list=20,over=NumberExceed.Tags"`
@@ -121,8 +123,9 @@ type DeleteWorkgroupResult struct{ Answer }
 
 // AssociateSourceServersRequest names the workgroup and the sources.
 type AssociateSourceServersRequest struct {
-	WorkgroupID string   `smc:"WorkgroupId,required"`
-	SourceID    []string `smc:"SourceId,required,list=50"`
+	WorkgroupID string `smc:"WorkgroupId,required"`
+	// SourceID is in no other workgroup. A workgroup holds 50 at most, counted with those that it has.
+	SourceID []string `smc:"SourceId,required,list=50"`
 }
 
 // AssociateSourceServersResult says nothing but that it is done.
