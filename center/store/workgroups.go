@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drover/drover/smc"
@@ -164,7 +165,10 @@ func (s *Store) Disassociate(ctx context.Context, accountID, id string, sourceID
 		if _, err := requireWorkgroup(ctx, tx, accountID, id); err != nil {
 			return err
 		}
-		for _, sourceID := range sourceIDs {
+		for i, sourceID := range sourceIDs {
+			if slices.Contains(sourceIDs[:i], sourceID) {
+				continue // it is out of it already
+			}
 			n, err := rowsAffected(tx.ExecContext(ctx, `UPDATE source_servers SET workgroup_id = '' WHERE account_id = ? AND source_id = ? AND workgroup_id = ?`, accountID, sourceID, id))
 			if err != nil {
 				return err
