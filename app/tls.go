@@ -121,6 +121,13 @@ type shown struct {
 	names       []string // what it is good for, when the center's own authority made it
 }
 
+// youngAt reports whether a certificate of the center's own authority need not be exchanged yet. One of a later time was made before the clock was
+// set right, and may not be good for long.
+func (s *shown) youngAt(now time.Time) bool {
+	age := now.Sub(s.issued)
+	return age >= 0 && age < leafRenewal
+}
+
 // identity is what the listeners of a process show who they are. It is renewed, and exchanged when files or authorities
 // change, while connections come and go. A nil identity is plain http.
 type identity struct {
@@ -278,8 +285,9 @@ func (id *identity) ownAuthority(record *store.Store, reached []string) func(con
 		if err != nil {
 			return nil, err
 		}
-		now, trust, names := id.now(), authorities.Trust(), reachedBy(reached)
-		if old != nil && now.Sub(old.issued) < leafRenewal && slices.Equal(names, old.names) && // which may be addresses that come and go
+		// By the clock on the wall, as those judge who are shown it: while a machine is suspended the one that runs evenly stands still.
+		now, trust, names := id.now().Round(0), authorities.Trust(), reachedBy(reached)
+		if old != nil && old.youngAt(now) && slices.Equal(names, old.names) && // which may be addresses that come and go
 			slices.EqualFunc(trust.Authorities, old.trust.Authorities, (*x509.Certificate).Equal) {
 			return old, nil
 		}

@@ -209,6 +209,15 @@ func TestOwnAuthority(t *testing.T) {
 	assert.NotEqual(t, first.certificate.Leaf.SerialNumber, server.current.Load().certificate.Leaf.SerialNumber)
 	verify(server)
 
+	// The clock is set, or stood still while the machine was suspended: what counts is the clock on the wall.
+	assert.Equal(t, now.Round(0), server.current.Load().issued, "nothing of the clock that stands still then is in it")
+	now = now.AddDate(0, 1, 0)
+	require.NoError(t, server.refresh(t.Context()))
+	verify(server)
+	now = now.AddDate(0, -1, 0)
+	require.NoError(t, server.refresh(t.Context()))
+	verify(server)
+
 	// A name that comes, as the address of a machine does, is in the next certificate.
 	names := []string{"127.0.0.1:1", ""}
 	load := server.ownAuthority(record, names)
