@@ -55,16 +55,10 @@ func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Log
 			}
 		})
 	})
+	heard := &hearing{now: time.Now}
 	group.Go(func() error {
-		// Agents could not be heard while this center was down: they get the full time to report before they are
-		// called offline.
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(smc.OfflineAfter):
-		}
 		return every(ctx, offlineSweep, func() {
-			offline, err := record.MarkOffline(ctx, time.Now().Add(-smc.OfflineAfter))
+			offline, err := heard.markOffline(ctx, record)
 			if err != nil && ctx.Err() == nil {
 				log.Warn("offline sources not found", zap.Error(err))
 			}
@@ -74,6 +68,36 @@ func Sweep(ctx context.Context, record *store.Store, engine Engine, log *zap.Log
 		})
 	})
 	return group.Wait()
+}
+
+// hearing is since when a center can hear agents, as far as it knows: not while it was down, stood still, or had no database.
+type hearing struct {
+	now         func() time.Time // time.Now outside tests
+	since, last time.Time
+}
+
+// deafAfter is how long a center may have looked at nothing before agents get the full time again to report.
+const deafAfter = smc.HeartbeatRate
+
+// markOffline makes sources Unavailable that have fallen silent. Those that could not be heard get the full time to report before they are
+// called offline. It returns their ids.
+func (h *hearing) markOffline(ctx context.Context, record *store.Store) (offline []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, deafAfter)
+	defer cancel()
+	if err := record.Ping(ctx); err != nil {
+		return nil, err
+	}
+	now := h.now().Round(0) // heartbeats have the clock on the wall: one that is set, or a machine that was suspended, is seen by it alone
+	if gap := now.Sub(h.last); gap < 0 || gap > deafAfter {
+		h.since = now
+	}
+	if now.Sub(h.since) >= smc.OfflineAfter {
+		if offline, err = record.MarkOffline(ctx, now.Add(-smc.OfflineAfter)); err != nil {
+			return nil, err
+		}
+	}
+	h.last = now
+	return offline, nil
 }
 
 // beginMissing starts the entities of jobs that are in the store and not in Temporal.

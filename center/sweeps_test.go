@@ -119,6 +119,62 @@ func TestBeginMissingWithoutTemporal(t *testing.T) {
 	require.Less(t, len(missing), jobs/2, "those that did not fail before are started at once")
 }
 
+// A source that is silent is Unavailable after three heartbeats. Sources that could not be heard, because the center had no database, stood
+// still or had its clock set, have as long to report.
+func TestMarkOffline(t *testing.T) {
+	f := newFixture(t)
+	source, agent := f.agent("web")
+	away, goAway := context.WithCancel(t.Context())
+	goAway()
+	now := time.Now()
+	heard := &hearing{now: func() time.Time { return now }}
+	sweep := func(ctx context.Context) []string {
+		now = now.Add(offlineSweep)
+		offline, err := heard.markOffline(ctx, f.store)
+		require.Equal(t, ctx.Err(), err)
+		return offline
+	}
+	silent := func() time.Duration { // until the source is called offline
+		for began := now; ; {
+			if offline := sweep(t.Context()); len(offline) > 0 {
+				require.Equal(t, []string{source}, offline)
+				return now.Sub(began)
+			}
+			require.Less(t, now.Sub(began), 2*smc.OfflineAfter)
+		}
+	}
+	back := func() {
+		t.Helper()
+		_, err := agent.Heartbeat(t.Context(), agentapi.HeartbeatRequest{Instance: "instance-of-web", Server: described})
+		require.NoError(t, err)
+		now = time.Now()
+	}
+	least := smc.OfflineAfter
+	require.GreaterOrEqual(t, silent(), least, "the center was down")
+
+	back()
+	heard.last, heard.since = now, now.Add(-time.Hour)
+	require.LessOrEqual(t, silent(), least+offlineSweep, "the center has heard others for an hour")
+
+	back()
+	heard.last, heard.since = now, now.Add(-time.Hour)
+	for range 2 * least / offlineSweep {
+		require.Empty(t, sweep(away))
+	}
+	require.GreaterOrEqual(t, silent(), least, "the center had no database")
+
+	back()
+	heard.last, heard.since = now, now.Add(-time.Hour)
+	now = now.Add(time.Hour)
+	require.GreaterOrEqual(t, silent(), least, "the center stood still")
+
+	back()
+	heard.last, heard.since = now, now.Add(-time.Hour)
+	require.Empty(t, sweep(t.Context()))
+	heard.last = now.Add(time.Hour)
+	require.GreaterOrEqual(t, silent(), least, "the clock was set back")
+}
+
 // A due start is woken as soon as its source is back; one that is woken and does not start is left alone for longer and longer.
 func TestWakeDueStarts(t *testing.T) {
 	f := newFixture(t)
