@@ -79,6 +79,8 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 			why = "its workflow has not taken it" // its next run takes the request
 		case typeNotReady:
 			why = "the steps of its workflow fail, or the worker that takes them hangs (drover doctor tells which), and it has not taken it"
+		case typeNoEntity:
+			why = "its workflow was ended from outside, or is just being replaced (drover doctor tells which), and there was no other one"
 		case smc.CodeReplicationJobInvalidStatus:
 			job, lookErr := t.Store.JobByID(ctx, jobID)
 			switch {
@@ -102,6 +104,9 @@ func (t *TemporalEngine) Update(ctx context.Context, jobID, update, requestID st
 			}
 			why = fmt.Sprintf("the job is %s, and its workflow has not heard of it", job.Status)
 		default:
+			if err != nil && smc.CodeOf(err) == "" && ctx.Err() != nil && why != "" {
+				return late() // which cut the last try off
+			}
 			return err
 		}
 		select {
@@ -121,6 +126,9 @@ const (
 // typeNotReady is the code of what Temporal says of an entity whose steps have failed, or were not answered, several times: it takes no update
 // until one succeeds.
 const typeNotReady = "NotReady"
+
+// typeNoEntity is the code of what is asked of the entity of a job that was ended before its job is gone.
+const typeNoEntity = "NoEntity"
 
 // ask asks the entity of a job once, and starts the entity if it is missing.
 func (t *TemporalEngine) ask(ctx context.Context, jobID, update, requestID string, argument any) error {
@@ -146,7 +154,13 @@ func (t *TemporalEngine) ask(ctx context.Context, jobID, update, requestID strin
 	case errors.As(err, &refusal):
 		return smc.Errorf(refusal.Type(), "%s", refusal.Message())
 	case errors.As(err, &missing):
-		return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+		switch _, err := t.Store.JobByID(ctx, jobID); {
+		case errors.Is(err, store.ErrNotFound):
+			return smc.Errorf(smc.CodeInvalidJobIDNotFound, "replication job %s is gone", jobID)
+		case err != nil:
+			return fmt.Errorf("%s of job %s: %w", update, jobID, err)
+		}
+		return smc.Errorf(typeNoEntity, "%s of job %s: its workflow is closed", update, jobID)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", err, smc.Errorf(smc.CodeServiceUnavailable,
 			"%s of job %s was not answered within %s: check that a worker with the role center runs; DescribeReplicationJobs tells what became of it", update, jobID, updateTimeout))

@@ -162,7 +162,7 @@ func TestUpdate(t *testing.T) {
 		{name: "entity behind the store", calls: []error{refused, refused}, handlers: []error{refused}, updates: 4},
 		{name: "entity continues as new", calls: []error{continuing, continuing}, handlers: []error{continuing}, updates: 4},
 		{name: "entity not started yet", calls: []error{missing}, starts: 1, updates: 2},
-		{name: "entity closed", calls: []error{missing, missing}, code: smc.CodeInvalidJobIDNotFound, message: "gone", starts: 1, updates: 2},
+		{name: "entity being replaced", calls: []error{missing, missing}, starts: 1, updates: 3},
 		{name: "no Temporal", calls: []error{errors.New("connection refused")}, code: smc.CodeInternalError, updates: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -269,6 +269,23 @@ func TestUpdateOfAnEntityThatContinuesAsNew(t *testing.T) {
 	err := engine.Update(ctx, "j-1", workflows.UpdateStart, "R1", struct{}{})
 	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
 	require.ErrorIs(t, err, context.Canceled, "a caller that went away is told from a center that did not answer")
+}
+
+// A job whose entity was ended from outside is not gone. Whoever waits for it is told to ask again, and a queued job is passed over.
+func TestUpdateOfAnEntityThatWasEnded(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	job := f.create(source)
+	engine, c := newTemporalEngine(f)
+	c.startErr = serviceerror.NewWorkflowExecutionAlreadyStarted("closed", "", "")
+	for range 100 {
+		c.calls = append(c.calls, serviceerror.NewNotFound("workflow execution already completed"))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := engine.Update(ctx, job, workflows.UpdateStart, "R1", struct{}{})
+	require.Equal(t, smc.CodeServiceUnavailable, smc.CodeOf(err))
+	require.ErrorContains(t, err, "drover doctor")
 }
 
 func TestUpdateOfAJobThatIsGone(t *testing.T) {

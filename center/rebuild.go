@@ -167,6 +167,12 @@ func OpenWorkflows(ctx context.Context, temporal client.Client, types ...string)
 
 // rebuildOne starts the entity of a job, and reports whether there was none.
 func (t *TemporalEngine) rebuildOne(ctx context.Context, jobID string, replace, restored bool) (started bool, err error) {
+	if replace {
+		// Before the row is read: what the entity does until then is to be in it.
+		if err := t.end(ctx, workflows.JobID(jobID)); err != nil {
+			return false, err
+		}
+	}
 	job, err := t.Store.JobByID(ctx, jobID)
 	if err != nil {
 		return false, fmt.Errorf("rebuild job %s: %w", jobID, err)
@@ -180,9 +186,6 @@ func (t *TemporalEngine) rebuildOne(ctx context.Context, jobID string, replace, 
 		options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
 	}
 	if replace {
-		if err := t.end(ctx, options.ID); err != nil {
-			return false, err
-		}
 		// Temporal ends the child of an entity a little later: the new one would find it.
 		if err := t.end(ctx, workflows.RunID(jobID, job.Run)); err != nil {
 			return false, err

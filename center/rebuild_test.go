@@ -16,6 +16,8 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/drover/drover/center/store"
+	"github.com/drover/drover/smc"
 	"github.com/drover/drover/workflows"
 )
 
@@ -26,7 +28,8 @@ type memoryTemporal struct {
 	open    map[string]bool
 	inputs  map[string]workflows.JobInput
 	ended   []string
-	failing string // the workflow whose start fails
+	failing string          // the workflow whose start fails
+	ending  func(id string) // is told of a workflow that is about to be ended; may be nil
 }
 
 func (m *memoryTemporal) ListWorkflow(_ context.Context, request *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
@@ -66,6 +69,9 @@ func (m *memoryTemporal) TerminateWorkflow(_ context.Context, id, _, _ string, _
 	defer m.mu.Unlock()
 	if !m.open[id] {
 		return serviceerror.NewNotFound("not found")
+	}
+	if m.ending != nil {
+		m.ending(id)
 	}
 	delete(m.open, id)
 	m.ended = append(m.ended, id)
@@ -123,4 +129,27 @@ func TestRebuild(t *testing.T) {
 	require.Equal(t, Rebuilt{Started: 1, Replaced: 2, Ended: 1}, rebuilt)
 	require.ElementsMatch(t, []string{entity(jobs[0]), entity(jobs[2]), entity("j-unknown")}, m.ended)
 	require.True(t, m.open[entity(jobs[1])])
+}
+
+// An entity may move its job until it is ended: the new one takes the job for what it is after that, and the run that was begun is ended too.
+func TestRebuildReplacesAnEntityAtWork(t *testing.T) {
+	f := newFixture(t)
+	source, _ := f.agent("web")
+	id := f.create(source)
+	run := workflows.RunID(id, 1)
+	m := &memoryTemporal{open: map[string]bool{workflows.JobID(id): true, run: true}, inputs: map[string]workflows.JobInput{}}
+	m.ending = func(ended string) {
+		if ended == workflows.JobID(id) {
+			_, err := f.store.StartRun(t.Context(), id, "start", smc.TriggerStart, smc.RunManual, store.CutOverNone)
+			require.NoError(t, err)
+		}
+	}
+	engine := &TemporalEngine{Client: m, Store: f.store}
+	_, err := engine.Rebuild(t.Context(), RebuildOptions{Replace: true})
+	require.NoError(t, err)
+	require.Equal(t, []string{workflows.JobID(id), run}, m.ended)
+	job, err := f.store.JobByID(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, smc.StatusRunning, job.Status)
+	require.Equal(t, entityInput(job), m.inputs[workflows.JobID(id)])
 }

@@ -353,7 +353,7 @@ func (s *Store) JobIDs(ctx context.Context) ([]string, error) {
 // MarkWorkflowStarted records that a job's entity workflow runs.
 func (s *Store) MarkWorkflowStarted(ctx context.Context, jobID string) error {
 	return s.write(ctx, func(tx *transaction) error {
-		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 1 WHERE job_id = ?`, jobID)
+		_, err := tx.ExecContext(ctx, `UPDATE replication_jobs SET workflow_started = 1 WHERE job_id = ? AND workflow_started = 0`, jobID)
 		return err
 	})
 }
