@@ -222,6 +222,7 @@ type service struct {
 	DependsOn   dependencies `yaml:"depends_on"`
 	Healthcheck *struct{ Test []string }
 	StopGrace   string `yaml:"stop_grace_period"`
+	Logging     struct{ Options map[string]string }
 }
 
 // dependencies are written as a list or as a mapping.
@@ -342,6 +343,7 @@ func TestComposeFilesVolumesAndPorts(t *testing.T) {
 	mounted := map[string]bool{}
 	hostPorts := map[string]string{}
 	for name, s := range file.Services {
+		require.NotEmpty(t, s.Logging.Options["max-size"], "%s: what it logs in a year fills the disk", name)
 		for _, dependency := range s.DependsOn {
 			require.Contains(t, file.Services, dependency, "%s depends on it", name)
 		}
