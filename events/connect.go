@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -95,16 +96,18 @@ func Redacted(addresses string) string {
 }
 
 // Connect opens a connection that never gives up: it also succeeds while no server answers, and
-// reconnects for ever. url may be a list separated by commas; name is shown by the server. opts come
+// reconnects for ever, also while a server refuses it: its accounts may be changed, or a credentials file renewed, before the other one. url may be a list separated by commas; name is shown by the server. opts come
 // last and win.
 //
 // It fails for an address that cannot be read or a credentials file that cannot be used.
 func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	log = log.With(zap.String("nats_client", name))
+	var refused atomic.Bool // since it was let in last
 	all := append([]nats.Option{
 		nats.Name(name),
 		nats.MaxReconnects(-1),
 		nats.RetryOnFailedConnect(true),
+		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(500 * time.Millisecond),
 		nats.ReconnectJitter(500*time.Millisecond, 2*time.Second),
 		// A server that hangs, or went away without closing its connections, is noticed within 15 s.
@@ -113,6 +116,7 @@ func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn
 		// Who publishes waits for nobody longer than that, when what is to be sent fills its buffers.
 		nats.FlusherTimeout(5 * time.Second),
 		nats.ConnectHandler(func(nc *nats.Conn) {
+			refused.Store(false)
 			log.Info("connected to NATS", zap.String("url", nc.ConnectedUrlRedacted()))
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -121,14 +125,18 @@ func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			refused.Store(false)
 			log.Info("reconnected to NATS", zap.String("url", nc.ConnectedUrlRedacted()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			if sub != nil {
+			switch {
+			case sub != nil:
 				log.Error("NATS reported an error", zap.String("subject", sub.Subject), zap.Error(err))
-				return
+			case !isRefused(err):
+				log.Error("NATS reported an error", zap.Error(err))
+			case !refused.Swap(true):
+				log.Error("NATS does not let this program in; it is tried again until it does: look at its user, password or credentials file", zap.Error(err))
 			}
-			log.Error("NATS reported an error", zap.Error(err))
 		}),
 	}, opts...)
 	nc, err := nats.Connect(url, all...)
@@ -136,6 +144,16 @@ func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	return nc, nil
+}
+
+// isRefused reports whether an error says that NATS does not take who a program says it is.
+func isRefused(err error) bool {
+	for _, refusal := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
 }
 
 // Close drains a connection: what was received is handled and what was published is sent, then it

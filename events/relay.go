@@ -243,7 +243,11 @@ func (r *Relay) noteSuccess() {
 // did not answer. moved counts the records that were marked published.
 func (r *Relay) round(ctx context.Context, limit int, status <-chan nats.Status) (read, moved int, err error) {
 	if !r.js.Conn().IsConnected() {
-		return 0, 0, fmt.Errorf("no connection to NATS: %w", nats.ErrDisconnected)
+		err := fmt.Errorf("no connection to NATS: %w", nats.ErrDisconnected)
+		if why := r.js.Conn().LastError(); why != nil {
+			err = fmt.Errorf("%w: %w", err, why)
+		}
+		return 0, 0, err
 	}
 	if !r.streamReady {
 		setup, cancel := context.WithTimeout(ctx, r.cfg.AckTimeout)
