@@ -99,7 +99,13 @@ func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern
 		if r.InstanceID != nil {
 			spec.InstanceID = r.InstanceID
 		}
-		return e.onTarget(c, names, spec.Target(), value(spec.InstanceID)), nil
+		// What is allowed is what is asked for, whatever else modifies the job before this does.
+		kind, instance := string(spec.Target()), value(spec.InstanceID)
+		r.TargetType = &kind
+		if spec.Target() == smc.TargetInstance {
+			r.InstanceID = &instance
+		}
+		return e.onTarget(c, names, spec.Target(), instance), nil
 	case *smc.StartReplicationJobRequest:
 		return each(typeJob, r.JobID), nil
 	case *smc.StopReplicationJobRequest:

@@ -440,6 +440,13 @@ func TestActivationCodes(t *testing.T) {
 	}
 	require.Len(t, list(smc.ListAccessTokensRequest{PageSize: pointer(2), PageNumber: pointer(2)}).AccessTokens, 1)
 	require.Equal(t, 3, list(smc.ListAccessTokensRequest{PageSize: pointer(2), PageNumber: pointer(5)}).TotalCount)
+	for range smc.DefaultPageSize {
+		create(smc.CreateAccessTokenRequest{})
+	}
+	everything := list(smc.ListAccessTokensRequest{})
+	require.Len(t, everything.AccessTokens, 13, "the vendor's clients cannot ask for another page")
+	require.Equal(t, smc.Page{TotalCount: 13, PageNumber: 1, PageSize: 13}, everything.Page)
+	require.Len(t, list(smc.ListAccessTokensRequest{PageNumber: pointer(1)}).AccessTokens, smc.DefaultPageSize)
 
 	_, err = f.client.DeleteAccessToken(ctx, &smc.DeleteAccessTokenRequest{AccessTokenID: token.AccessTokenID})
 	require.NoError(t, err)

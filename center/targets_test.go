@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/drover/drover/center/agentapi"
 	"github.com/drover/drover/center/store"
@@ -269,4 +270,39 @@ func TestPolicyOfTargets(t *testing.T) {
 	f.requireCode(smc.CodeForbiddenUnauthorized, err)
 	_, err = migrator.ModifyReplicationJobAttribute(ctx, &smc.ModifyReplicationJobAttributeRequest{JobID: job, TargetType: pointer(""), InstanceID: pointer("i-other")})
 	f.requireCode(smc.CodeForbiddenUnauthorized, err)
+}
+
+// What a key may do to a job is found out before it is done: another call in between makes no more of it.
+func TestPolicyOfTargetsHoldsBetweenCalls(t *testing.T) {
+	f := newFixture(t, quiet)
+	ctx := t.Context()
+	source := f.fleet(1)[0]
+	mine, other := f.target("rack-7", 1<<40, 1<<40), f.target("rack-8", 1<<40, 1<<40)
+	made, err := f.client.CreateReplicationJob(ctx, &smc.CreateReplicationJobRequest{SourceID: source, InstanceID: &mine})
+	require.NoError(t, err)
+	endpoint := NewEndpoint(Config{Store: f.store, Engine: f.engine, DataPlaneKey: dataPlaneKey, RegionID: region, Logger: zap.NewNop()})
+	t.Cleanup(endpoint.Close)
+	needs := func(r *smc.ModifyReplicationJobAttributeRequest) []string {
+		names, err := endpoint.concernOf(ctx, &call{accountID: account}, r)
+		require.NoError(t, err)
+		return names.needs
+	}
+	label := &smc.ModifyReplicationJobAttributeRequest{JobID: made.JobID, InstanceID: &other}
+	require.Len(t, needs(label), 1, "a label of an image needs no target")
+	overwrite := &smc.ModifyReplicationJobAttributeRequest{JobID: made.JobID, TargetType: pointer("TargetInstance")}
+	require.Contains(t, needs(overwrite)[1], "targetinstance/"+mine)
+	for _, r := range []*smc.ModifyReplicationJobAttributeRequest{label, overwrite} {
+		_, err := f.store.ModifyJob(ctx, *r)
+		require.NoError(t, err)
+		job, err := f.store.JobByID(ctx, made.JobID)
+		require.NoError(t, err)
+		require.False(t, job.Spec.Target() == smc.TargetInstance && *job.Spec.InstanceID == other, "nobody was allowed to overwrite it")
+	}
+	for _, r := range []*smc.ModifyReplicationJobAttributeRequest{overwrite, label} {
+		_, err := f.store.ModifyJob(ctx, *r)
+		require.NoError(t, err)
+	}
+	job, err := f.store.JobByID(ctx, made.JobID)
+	require.NoError(t, err)
+	require.Equal(t, smc.TargetImage, job.Spec.Target())
 }

@@ -34,6 +34,9 @@ func (e *Endpoint) listAccessTokens(ctx context.Context, c *call, r *smc.ListAcc
 		})
 	}
 	number, size := smc.PageOf(r.PageNumber, r.PageSize)
+	if r.PageNumber == nil && r.PageSize == nil {
+		size = max(size, len(found))
+	}
 	return &smc.ListAccessTokensResult{
 		Page: smc.Page{TotalCount: len(found), PageNumber: number, PageSize: size}, AccessTokens: pageOf(found, number, size),
 	}, nil

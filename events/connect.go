@@ -96,8 +96,9 @@ func Redacted(addresses string) string {
 }
 
 // Connect opens a connection that never gives up: it also succeeds while no server answers, and
-// reconnects for ever, also while a server refuses it: its accounts may be changed, or a credentials file renewed, before the other one. url may be a list separated by commas; name is shown by the server. opts come
-// last and win.
+// reconnects for ever, also while a server refuses it: its accounts may be changed, or a credentials
+// file renewed, before the other one. url may be a list separated by commas; name is shown by the
+// server. opts come last and win.
 //
 // It fails for an address that cannot be read or a credentials file that cannot be used.
 func Connect(url, name string, log *zap.Logger, opts ...nats.Option) (*nats.Conn, error) {

@@ -32,11 +32,14 @@ func TestConnectionThatIsRefused(t *testing.T) {
 	late, err := Connect(s.url(), t.Name(), zap.NewNop(), options...)
 	require.NoError(t, err)
 	defer late.Close()
-	said := logs.Filter(func(e observer.LoggedEntry) bool {
-		err, _ := e.ContextMap()["error"].(string)
-		return err == nats.ErrAuthorization.Error()
-	})
-	require.Equal(t, 1, said.Len(), "%v", logs.All())
+	said := func() int {
+		return logs.Filter(func(e observer.LoggedEntry) bool {
+			err, _ := e.ContextMap()["error"].(string)
+			return err == nats.ErrAuthorization.Error()
+		}).Len()
+	}
+	require.Eventually(t, func() bool { return said() > 0 }, patience, time.Millisecond, "it is told a little later")
+	require.Equal(t, 1, said(), "%v", logs.All())
 
 	s.stop()
 	s.opts.Password = "right"

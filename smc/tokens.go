@@ -52,8 +52,10 @@ type ListAccessTokensRequest struct {
 	AccessTokenID []string `smc:"AccessTokenId,list=100,filter"`
 	Name          *string  `smc:"Name,maxlen=128"`
 	Status        *string  `smc:"Status,enum=activated|unactivated|expired"`
-	PageNumber    *int     `smc:"PageNumber,min=1,max=2147483647,default=1"`
-	PageSize      *int     `smc:"PageSize,min=1,max=50,default=10"`
+	// PageNumber and PageSize are not the vendor's, whose clients cannot ask for another page: without both of them all are on the first.
+	PageNumber *int `smc:"PageNumber,min=1,max=2147483647"`
+	// PageSize (default 10, if PageNumber is given) is the most codes a page holds.
+	PageSize *int `smc:"PageSize,min=1,max=50"`
 }
 
 // ListAccessTokensResult is a page of activation codes.
