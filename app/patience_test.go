@@ -19,7 +19,7 @@ import (
 	"github.com/drover/drover/center/store"
 	"github.com/drover/drover/center/store/storetest"
 	"github.com/drover/drover/monitor"
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 )
 
 // soon bounds the waits of these tests; on a loaded machine too they take a fraction of it.

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/drover/drover/monitor"
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 )
 
 // signalled is a process of this test that gets real signals. ended gets the exit code if it ends itself.

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 )
 
 // patience bounds every wait for a condition; it is never waited out by a test that passes.

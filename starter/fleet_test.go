@@ -29,8 +29,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/drover/drover/fleet"
+	"github.com/drover/drover/tcp/port"
 	"github.com/drover/drover/temporalenv"
-	"github.com/drover/drover/test/port"
 	"github.com/drover/drover/workflows"
 )
 

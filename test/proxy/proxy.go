@@ -8,7 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 )
 
 // Proxy passes TCP connections on to its targets, to each in turn; one that does not answer is passed over. It can be cut, and can hang.

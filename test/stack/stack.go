@@ -25,7 +25,7 @@ import (
 	"github.com/drover/drover/app"
 	"github.com/drover/drover/events"
 	"github.com/drover/drover/smc"
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 	"github.com/drover/drover/test/process"
 	"github.com/drover/drover/test/proxy"
 )

@@ -26,7 +26,7 @@ import (
 	"go.temporal.io/server/temporal"
 	"go.uber.org/zap"
 
-	"github.com/drover/drover/test/port"
+	"github.com/drover/drover/tcp/port"
 )
 
 // Version is the version of the embedded Temporal server. A database is only ever used by the version that made it.
