@@ -51,6 +51,8 @@ type Replication struct {
 	SourceWait time.Duration
 	// SourceQuiet is how long a source may be silent before the run says that it waits. Default 20 seconds.
 	SourceQuiet time.Duration
+	// SizeWait is how long a run that is Preparing waits for the agent to tell that a disk has not shrunk after all. Default 10 seconds.
+	SizeWait time.Duration
 	// TargetWait is how long a run that has an image to deliver waits for a silent target instance. Default smc.DefaultTargetWait.
 	TargetWait time.Duration
 	// TargetQuiet is how long a target instance may be silent before the run says that it waits. Default 20 seconds.
@@ -80,18 +82,51 @@ func (in PhaseInput) key(phase string) string {
 
 // Prepare takes the room the run needs, makes the staging of the job ready on this host, and opens the sync session.
 func (a *Replication) Prepare(ctx context.Context, in PhaseInput) error {
-	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) error {
-		disks, total := replicaDisks(job.Disks(source))
-		if job.BusinessStatus == smc.BusinessPreparing { // else an earlier attempt has ended the phase
-			if err := a.reserveSpace(ctx, job, source); err != nil {
+	return a.attempt(ctx, in, func(ctx context.Context, job *store.Job, source *store.Source) (err error) {
+		for until := time.Now().Add(a.sizeWait()); ; {
+			err = a.prepare(ctx, in, job, source)
+			var shrank *replica.Error
+			if !errors.As(err, &shrank) || shrank.Code != replica.CodeSourceSizeChanged || time.Now().After(until) {
 				return err
 			}
-			if err := a.Host.Prepare(ctx, job.JobID, disks); err != nil {
+			// Its size may be from before the disk was repaired: whoever did that starts the job at once.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(sizeCheck):
+			}
+			if job, source, err = a.load(ctx, in); err != nil {
 				return err
 			}
 		}
-		return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.urlFor(job), total, store.InLap(in.Lap))
 	})
+}
+
+const (
+	// sizeWait is how long a run waits for the agent to tell of another size of a disk that seems to have shrunk. Agents look every 3 seconds.
+	sizeWait = 10 * time.Second
+	// sizeCheck is how often it looks what the agent told.
+	sizeCheck = 200 * time.Millisecond
+)
+
+func (a *Replication) sizeWait() time.Duration {
+	if a.SizeWait > 0 {
+		return a.SizeWait
+	}
+	return sizeWait
+}
+
+func (a *Replication) prepare(ctx context.Context, in PhaseInput, job *store.Job, source *store.Source) error {
+	disks, total := replicaDisks(job.Disks(source))
+	if job.BusinessStatus == smc.BusinessPreparing { // else an earlier attempt has ended the phase
+		if err := a.reserveSpace(ctx, job, source); err != nil {
+			return err
+		}
+		if err := a.Host.Prepare(ctx, job.JobID, disks); err != nil {
+			return err
+		}
+	}
+	return a.Store.BeginSync(ctx, in.JobID, in.key("sync"), in.Run, a.urlFor(job), total, store.InLap(in.Lap))
 }
 
 // Sync serves the source's agent until the synced state is complete. An attempt after a crash continues: what was

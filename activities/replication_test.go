@@ -513,18 +513,30 @@ func TestPhasesOfAJobThatMoved(t *testing.T) {
 	}
 }
 
-// A disk that changed its size since the last run is not silently cut off.
+// A disk that changed its size since the last run is not silently cut off. Its size may be from before it was repaired: the run that is
+// started then waits a little for another.
 func TestDiskThatShrank(t *testing.T) {
 	f := newFixture(t)
+	report := func(ctx context.Context, size int64) error {
+		return f.record.Heartbeat(ctx, f.sourceID, agentapi.Server{Disks: []agentapi.Disk{{Path: f.disk, SizeBytes: size}}})
+	}
 	in := f.start(2)
 	f.sync(in)
 	require.NoError(t, f.do(f.a.Process, in))
 	require.NoError(t, f.do(f.a.Clean, in))
-	require.NoError(t, f.record.Heartbeat(t.Context(), f.sourceID, agentapi.Server{Disks: []agentapi.Disk{{Path: f.disk, SizeBytes: diskSize / 2}}}))
+	require.NoError(t, report(t.Context(), diskSize/2))
 	in = f.run(in.JobID, smc.TriggerRun)
+	f.a.SizeWait = 2 * sizeCheck
 	failure := applicationFailure(t, f.do(f.a.Prepare, in))
 	require.Equal(t, smc.CodeSourceDiskChanged, failure.Type())
 	require.True(t, failure.NonRetryable())
+
+	f.a.SizeWait = time.Minute
+	reported := make(chan error, 1)
+	time.AfterFunc(2*sizeCheck, func() { reported <- report(context.Background(), diskSize) })
+	require.NoError(t, f.do(f.a.Prepare, in))
+	require.NoError(t, <-reported)
+	require.Equal(t, smc.BusinessSyncing, f.job(in.JobID).BusinessStatus)
 }
 
 func TestImageIDs(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -78,6 +79,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig, log *zap.Logger) error {
 		failedAgain: failedAgain,
 		wait:        agentapi.DefaultWait,
 		answers:     make(chan struct{}, 1),
+		resized:     make(chan struct{}, 1),
 	}
 	a.role = source{a}
 	return a.serve(ctx)
@@ -180,6 +182,7 @@ type agent struct {
 	wait        time.Duration // of one request for work
 
 	answers chan struct{} // gets something when the center answers heartbeats again
+	resized chan struct{} // gets something when a disk has another size
 	heard   func(error)   // is told what became of the last heartbeat
 }
 
@@ -215,8 +218,10 @@ func (a *agent) run(ctx context.Context) (err error) {
 	a.heard(errors.New("it has not taken a heartbeat yet"))
 	defer a.cfg.Process.Monitor.Require("center", func(context.Context) error { return *trouble.Load() })()
 
+	sizes := diskSizes(a.state.Disks)
 	group, ctx := a.cfg.Process.group(ctx)
 	group.run("heartbeats", func() error { return a.heartbeats(ctx) })
+	group.run("sizes of disks", func() error { return a.watchSizes(ctx, sizes) })
 	group.run(words.task, func() error { return a.work(ctx) })
 	return group.Wait()
 }
@@ -415,9 +420,45 @@ func (a *agent) heartbeats(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-a.resized:
 		case <-a.after(due):
 		}
 	}
+}
+
+// sizeLook is how often an agent looks whether its disks have another size.
+const sizeLook = 3 * time.Second
+
+// watchSizes has a heartbeat sent at once when a disk no longer has the size that is known: a run that begins goes by what the center knows, and
+// whoever repaired or grew a disk starts the job then. Disks that cannot be looked at are left to the heartbeats.
+func (a *agent) watchSizes(ctx context.Context, known map[string]int64) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.after(sizeLook):
+		}
+		now := diskSizes(a.state.Disks)
+		if maps.Equal(now, known) {
+			continue
+		}
+		known = now
+		select {
+		case a.resized <- struct{}{}:
+		default: // it is told already
+		}
+	}
+}
+
+// diskSizes are the sizes of those of the disks that can be looked at.
+func diskSizes(paths []string) map[string]int64 {
+	sizes := map[string]int64{}
+	for _, path := range paths {
+		if size, err := replica.DiskSize(path); err == nil {
+			sizes[path] = size
+		}
+	}
+	return sizes
 }
 
 // deleted returns the error that ends the agent when err says that the center does not know its token.

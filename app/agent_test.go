@@ -289,6 +289,7 @@ func newAgent(t *testing.T, cfg AgentConfig) *runningAgent {
 		failedAgain: time.Hour, // only where a test has to do with it
 		wait:        200 * time.Millisecond,
 		answers:     make(chan struct{}, 1),
+		resized:     make(chan struct{}, 1),
 		metrics:     newAgentMetrics(monitor.New("test")),
 		heard:       func(error) {},
 	}
@@ -545,6 +546,29 @@ func TestHeartbeatEndsThePauseOfAnOutage(t *testing.T) {
 	require.Empty(t, a.answers)
 	center.set(func(c *fakeCenter) { c.down = false })
 	require.NoError(t, work.failed(t.Context(), errors.New("down")), "a pause that never ends by itself")
+}
+
+// Who repairs or grows a disk need not wait for the next heartbeat.
+func TestAgentTellsOfADiskWithAnotherSize(t *testing.T) {
+	center := newFakeCenter(t)
+	cfg := firstStart(t, center)
+	r := newAgent(t, cfg)
+	r.agent.after = func(d time.Duration) <-chan time.Time {
+		if d == sizeLook {
+			return time.After(time.Millisecond)
+		}
+		return nil // the next heartbeat is never due
+	}
+	r.start()
+	heartbeats := center.count(func(c *fakeCenter) int { return len(c.heartbeats) })
+	eventually(t, "the first heartbeat", func() bool { return heartbeats() == 1 })
+	for i, size := range []int64{3 << 20, 1 << 19} {
+		require.NoError(t, os.Truncate(cfg.Disks[1], size))
+		eventually(t, "a heartbeat of the size", func() bool { return heartbeats() > i+1 })
+		require.Equal(t, size, center.beats()[i+1].Server.Disks[1].SizeBytes)
+	}
+	r.stop()
+	require.Equal(t, 3, heartbeats(), "one for each change")
 }
 
 func TestAgentRefusesASecondOneOnItsState(t *testing.T) {

@@ -40,6 +40,7 @@ func RunTarget(ctx context.Context, cfg TargetConfig, log *zap.Logger) error {
 		after:    time.After,
 		wait:     agentapi.DefaultWait,
 		answers:  make(chan struct{}, 1),
+		resized:  make(chan struct{}, 1),
 	}
 	a.role = newTarget(a, cfg.Overwrite)
 	return a.serve(ctx)

@@ -49,6 +49,17 @@ func OpenDisk(path string) (DiskReader, error) {
 	return d, nil
 }
 
+// DiskSize returns how many bytes a disk has, a regular file or a block device.
+func DiskSize(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("open the disk: %w", err)
+	}
+	defer f.Close()
+	size, _, err := diskSize(f)
+	return size, err
+}
+
 // diskSize returns the size of a regular file or block device.
 func diskSize(f *os.File) (size int64, device bool, err error) {
 	info, err := f.Stat()

@@ -224,8 +224,8 @@ var ownCodes = []OwnCode{
 		Code: CodeSourceDiskChanged, Status: 400, Class: Operator,
 		Message:  "A disk of the source server is gone or has another size. Delete the job and make a new one.",
 		Cause:    "A disk of the source is gone, or it is smaller than when the job was made, or it changed its size while it was read.",
-		ByItself: runFails,
-		ToDo: "Start the agent with the disk again, or wait for the heartbeat that reports a disk that grew, and start the job. A disk that shrank for good " +
+		ByItself: "The job is InError. A run that begins waits 10 seconds before that for the agent to report another size. What was copied stays.",
+		ToDo: "Start the agent with the disk again, or mend the disk, and start the job: agents report another size within 3 seconds. A disk that shrank for good " +
 			"needs a new job.",
 		InError: true,
 	},
