@@ -162,8 +162,13 @@ func (f *field) decodeList(n *node, into reflect.Value) error {
 		if f.filter && child.blank() {
 			continue
 		}
-		if err := f.elem.decode(child, list.Index(given)); err != nil {
+		entry := list.Index(given)
+		if err := f.elem.decode(child, entry); err != nil {
 			return err
+		}
+		if f.filter && blank(entry) { // what has a value under it is no parameter
+			entry.SetZero()
+			continue
 		}
 		given++
 	}
@@ -184,6 +189,23 @@ func (n *node) blank() bool {
 		}
 	}
 	return true
+}
+
+// blank reports whether nothing in an entry of a list has a value.
+func blank(entry reflect.Value) bool {
+	switch entry.Kind() {
+	case reflect.Pointer:
+		return entry.IsNil() || blank(entry.Elem())
+	case reflect.Struct:
+		for i := range entry.NumField() {
+			if !blank(entry.Field(i)) {
+				return false
+			}
+		}
+		return true
+	default:
+		return entry.IsZero()
+	}
 }
 
 func (f *field) decodeScalar(name, text string, into reflect.Value) error {
