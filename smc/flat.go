@@ -159,16 +159,11 @@ func (f *field) decodeList(n *node, into reflect.Value) error {
 		if child == nil {
 			return Errorf(f.invalid, "%s.%d is missing: entries are numbered from 1 without gaps", n.name, i+1)
 		}
-		if f.filter && child.blank() {
+		if f.filter && f.elem.blank(child) {
 			continue
 		}
-		entry := list.Index(given)
-		if err := f.elem.decode(child, entry); err != nil {
+		if err := f.elem.decode(child, list.Index(given)); err != nil {
 			return err
-		}
-		if f.filter && blank(entry) { // what has a value under it is no parameter
-			entry.SetZero()
-			continue
 		}
 		given++
 	}
@@ -178,34 +173,21 @@ func (f *field) decodeList(n *node, into reflect.Value) error {
 	return nil
 }
 
-// blank reports whether a parameter, and each one nested under it, is sent without a value.
-func (n *node) blank() bool {
+// blank reports whether a parameter, and each one nested under it, is sent without a value. What is no parameter does not count.
+func (f *field) blank(n *node) bool {
 	if n.value != nil && *n.value != "" {
 		return false
 	}
-	for _, child := range n.children {
-		if !child.blank() {
+	for name, child := range n.children {
+		part := f
+		if f.kind == kindStruct {
+			part = f.sub.field(name)
+		}
+		if part != nil && !part.blank(child) {
 			return false
 		}
 	}
 	return true
-}
-
-// blank reports whether nothing in an entry of a list has a value.
-func blank(entry reflect.Value) bool {
-	switch entry.Kind() {
-	case reflect.Pointer:
-		return entry.IsNil() || blank(entry.Elem())
-	case reflect.Struct:
-		for i := range entry.NumField() {
-			if !blank(entry.Field(i)) {
-				return false
-			}
-		}
-		return true
-	default:
-		return entry.IsZero()
-	}
 }
 
 func (f *field) decodeScalar(name, text string, into reflect.Value) error {
