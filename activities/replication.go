@@ -116,6 +116,7 @@ func (a *Replication) sizeWait() time.Duration {
 	return sizeWait
 }
 
+// prepare is Prepare by the sizes that the source's disks have in the record.
 func (a *Replication) prepare(ctx context.Context, in PhaseInput, job *store.Job, source *store.Source) error {
 	disks, total := replicaDisks(job.Disks(source))
 	if job.BusinessStatus == smc.BusinessPreparing { // else an earlier attempt has ended the phase

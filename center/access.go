@@ -43,7 +43,8 @@ type concern struct {
 }
 
 // concernOf says what a request is about (CONTRACT: Access rules). An operation on no single resource needs all of its
-// type. Activation codes and workgroups are of source servers. A request this does not know is nobody's to make.
+// type. Activation codes and workgroups are of source servers. A request this does not know is nobody's to make. What it finds in the record of
+// a job, because the request leaves it open, it writes into the request: that is what is then done.
 func (e *Endpoint) concernOf(ctx context.Context, c *call, request any) (concern, error) {
 	each := func(kind string, ids ...string) concern {
 		if len(ids) == 0 {
